@@ -1,0 +1,224 @@
+"""How a message is written in bytes, and the only place that knows.
+
+A message is one ZeroMQ frame, followed by one frame for each large buffer. The first frame is::
+
+    offset  size  what
+    0       2     the letters ``PL``
+    2       1     the version of this protocol
+    3       1     0, kept for later
+    4       8     the incarnation of the daemon it is for, or from; 0 before the handshake (little endian)
+    12      4     how long the header is, in bytes (little endian)
+    16      n     the header: the message as MessagePack
+    16 + n  …     the body: small buffers, one after another, found by `Inline(offset, size)` from the body's start
+
+Buffers of up to `INLINE_LIMIT` bytes stand in the body, larger ones are frames of their own. Packets between daemon and
+zygote are written the same way.
+
+Guarantees: decoding never executes anything, never trusts a size, and every refusal is a `WireError` that says whose
+fault it is. Relaying copies no frame: a header is written anew, body and frames pass as they are.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from plover.errors import WireError
+from plover.wire import messages as m
+
+__all__ = [
+    "FROM_CLIENT",
+    "FROM_STRANGER",
+    "FROM_WORKER",
+    "FROM_ZYGOTE",
+    "TO_CLIENT",
+    "TO_WORKER",
+    "TO_ZYGOTE",
+    "Body",
+    "Incoming",
+    "Reader",
+    "relay",
+    "size_bytes",
+    "write",
+]
+
+MAGIC = b"PL"
+PROTOCOL = 1
+
+#: Buffers up to this size travel inside the message's own frame: below it another frame costs more than the copy.
+INLINE_LIMIT = 16 * 1024
+#: A header describes a message; one larger than this is a mistake or an attack.
+HEADER_LIMIT = 16 * 1024 * 1024
+#: So many frames may follow a message's own.
+FRAMES_LIMIT = 65_536
+
+_PREFIX = struct.Struct("<2sBBQI")
+PREFIX_SIZE = _PREFIX.size
+_encoder = msgspec.msgpack.Encoder()
+
+Buffer = bytes | bytearray | memoryview
+T = TypeVar("T")
+
+
+class Body:
+    """The bytes that go with a message: small ones gathered for its own frame, large ones as frames of their own.
+
+    Invariant: every `Bytes` that `add` returned describes bytes of this body.
+    """
+
+    __slots__ = ("_size", "frames", "inline")
+
+    def __init__(self) -> None:
+        self.inline: list[Buffer] = []
+        self.frames: list[Buffer] = []
+        self._size = 0
+
+    def add(self, data: Buffer) -> m.Bytes:
+        """Put one buffer in, and say where it is. `data` must be contiguous bytes; it is not copied before `write`."""
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        if size <= INLINE_LIMIT:
+            self.inline.append(data)
+            self._size += size
+            return m.Inline(self._size - size, size)
+        self.frames.append(data)
+        return m.Frame(len(self.frames) - 1, size)
+
+    def pack(self, buffers: Sequence[Buffer]) -> m.Packed:
+        """Put several buffers in, in order."""
+        return tuple([self.add(data) for data in buffers])
+
+
+_EMPTY = Body()
+
+
+def write(message: m.AnyMessage, incarnation: int = 0, body: Body = _EMPTY) -> list[Any]:
+    """A message's frames, ready to be sent."""
+    return relay(message, incarnation, body.inline, body.frames)
+
+
+def relay(message: m.AnyMessage, incarnation: int, inline: Sequence[Buffer], frames: Sequence[Any]) -> list[Any]:
+    """A message's frames, its body and frames being those that came in with another message."""
+    header = _encoder.encode(message)
+    return [b"".join([_PREFIX.pack(MAGIC, PROTOCOL, 0, incarnation, len(header)), header, *inline]), *frames]
+
+
+class Incoming(msgspec.Struct, Generic[T]):
+    """A message that came in: the record, its body and frames, and the incarnation that it names."""
+
+    message: T
+    incarnation: int
+    body: memoryview
+    frames: Sequence[Any]
+
+    def take(self, packed: m.Packed) -> list[Buffer]:
+        """The bytes that `packed` describes, ready for `pickle.loads`.
+
+        The pickle stream is a view. The buffers after it are writable and aligned for every dtype of up to eight bytes:
+        small ones are copied out of the message (libzmq hands several messages out of one receive buffer, at any
+        address), large ones are the frames themselves (which it allocates one by one).
+        """
+        views = [
+            self.body[data.offset : data.offset + data.size]
+            if isinstance(data, m.Inline)
+            else memoryview(self.frames[data.index])
+            for data in packed
+        ]
+        return [
+            bytearray(view) if number and isinstance(data, m.Inline) else view
+            for number, (data, view) in enumerate(zip(packed, views, strict=True))
+        ]
+
+
+def size_bytes(packed: m.Packed) -> int:
+    """How many bytes a packed value has."""
+    return sum(data.size for data in packed)
+
+
+class Reader(Generic[T]):
+    """Decodes the messages that one side may send, and refuses everything else.
+
+    Args:
+        union: the messages that this side may send.
+        side: who sends them, for the refusal: ``client``, ``daemon``, ``worker`` or ``zygote``.
+    """
+
+    def __init__(self, union: Any, side: str) -> None:
+        self._decoder = msgspec.msgpack.Decoder(union)
+        self._side = side
+
+    def incarnation(self, first: Buffer) -> int:
+        """The incarnation in a first frame's prefix, or a refusal of a frame that is not of this protocol."""
+        if len(first) < PREFIX_SIZE:
+            raise self._refuse(f"a message of {len(first)} bytes, shorter than the {PREFIX_SIZE} of its prefix")
+        magic, version, _, incarnation, _ = _PREFIX.unpack_from(first)
+        if magic != MAGIC:
+            raise self._refuse(f"bytes that are not Plover's (they begin with {bytes(magic)!r})")
+        if version != PROTOCOL:
+            raise self._refuse(
+                f"version {version} of the protocol, and this side speaks version {PROTOCOL}: "
+                "install the same version of plover-gpu on both sides"
+            )
+        return int(incarnation)
+
+    def read(self, frames: Sequence[Any]) -> Incoming[T]:
+        """Decode a message and check that every byte it describes is there.
+
+        Raises:
+            WireError: what came is not a message that this side may send.
+        """
+        if not frames:
+            raise self._refuse("a message without any frame")
+        first = memoryview(frames[0])
+        incarnation = self.incarnation(first)
+        (length,) = struct.unpack_from("<I", first, 12)
+        if length > HEADER_LIMIT:
+            raise self._refuse(f"a header of {length} bytes; the limit is {HEADER_LIMIT}")
+        if length > len(first) - PREFIX_SIZE:
+            raise self._refuse(f"a truncated message: a header of {length} bytes in {len(first) - PREFIX_SIZE}")
+        if len(frames) - 1 > FRAMES_LIMIT:
+            raise self._refuse(f"a message of {len(frames)} frames; the limit is {FRAMES_LIMIT}")
+        try:
+            message = self._decoder.decode(first[PREFIX_SIZE : PREFIX_SIZE + length])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise self._refuse(f"a header that is none of its messages: {error}") from None
+        incoming = Incoming(message, incarnation, first[PREFIX_SIZE + length :], frames[1:])
+        self._check(message, incoming.body, incoming.frames)
+        return incoming
+
+    def _check(self, message: T, body: memoryview, frames: Sequence[Any]) -> None:
+        match message:
+            case m.Submit():
+                packed = message.arguments if message.payload is None else message.arguments + message.payload
+            case m.Run():
+                packed = message.arguments if message.payload is None else message.arguments + message.payload
+            case m.Finished() | m.Outcome():
+                packed = message.packed
+            case _:
+                packed = ()
+        for data in packed:
+            if isinstance(data, m.Inline):
+                if data.offset < 0 or data.size < 0 or data.offset + data.size > len(body):
+                    where = f"{data.size} bytes at {data.offset}"
+                    raise self._refuse(f"a description of {where} of a body of {len(body)}")
+            elif not 0 <= data.index < len(frames):
+                raise self._refuse(f"a description of frame {data.index} of {len(frames)}")
+            elif (size := len(memoryview(frames[data.index]))) != data.size:
+                raise self._refuse(f"a frame of {size} bytes, described as {data.size}")
+        if len(frames) != sum(isinstance(data, m.Frame) for data in packed):
+            raise self._refuse(f"{len(frames)} frames that no part of the message describes")
+
+    def _refuse(self, what: str) -> WireError:
+        return WireError(f"the {self._side} sent {what}", fault=self._side)
+
+
+FROM_CLIENT: Reader[m.FromClient] = Reader(m.FromClient, "client")
+TO_CLIENT: Reader[m.ToClient] = Reader(m.ToClient, "daemon")
+#: Before its handshake a peer may only say hello, whoever it is.
+FROM_STRANGER: Reader[m.Hello | m.WorkerHello] = Reader(m.Hello | m.WorkerHello, "peer")
+FROM_WORKER: Reader[m.FromWorker] = Reader(m.FromWorker, "worker")
+TO_WORKER: Reader[m.ToWorker] = Reader(m.ToWorker, "daemon")
+FROM_ZYGOTE: Reader[m.FromZygote] = Reader(m.FromZygote, "zygote")
+TO_ZYGOTE: Reader[m.ToZygote] = Reader(m.ToZygote, "daemon")
