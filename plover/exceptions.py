@@ -1,0 +1,268 @@
+"""A user's exception as bytes and back, with the remote frames in its traceback.
+
+The exception travels apart from its traceback, so that neither is lost when the other cannot go; causes, contexts and the
+members of groups travel the same way, each with frames of its own.
+
+Guarantees: packing never fails: what cannot be pickled is taken apart (type, arguments, attributes), and what cannot even
+be that arrives as a stand-in of the same name and text. Frames show their source line at the client, also of files that
+exist only on the worker. Assumes: Python 3.11's line table format (3.11 to 3.13 have the same).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+from collections.abc import Callable, Sequence
+from types import CodeType, TracebackType
+from typing import Any
+
+import msgspec
+
+from plover import serialize
+
+__all__ = ["pack_exception", "unpack_exception"]
+
+#: So many frames at each end of a traceback are kept; a recursion error has thousands that say the same.
+_FRAMES_AT_EACH_END = 50
+#: How deep causes, contexts and groups are followed.
+_CHAIN_LIMIT = 20
+
+Buffer = serialize.Buffer
+
+
+class _Frame(msgspec.Struct, frozen=True):
+    """A remote frame: its place, its function, where that begins, and the line's text if the worker could read it."""
+
+    filename: str
+    line: int
+    name: str
+    first_line: int
+    text: str
+
+
+class _Exception(msgspec.Struct, frozen=True):
+    """A taken-apart exception. `whole` and `parts` are pickles, empty where that failed; the text always is there."""
+
+    whole: list[bytes]
+    parts: list[bytes]
+    module: str
+    name: str
+    text: str
+    notes: list[str]
+    frames: list[_Frame]
+    cause: _Exception | None
+    context: _Exception | None
+    suppress_context: bool
+    members: list[_Exception]
+
+
+_decoder = msgspec.msgpack.Decoder(_Exception)
+
+# -- in the worker -----------------------------------------------------------------------------------------------------
+
+
+def pack_exception(
+    error: BaseException,
+    reducers: Sequence[Callable[[Any], Any]] = (),
+    is_ours: Callable[[str], bool] = lambda _: False,
+) -> list[Buffer]:
+    """An exception as buffers.
+
+    Args:
+        error: what the user's code raised.
+        reducers: as for `serialize.Packer`.
+        is_ours: whether a file is Plover's own; such frames are left out at the beginning.
+    """
+    return [msgspec.msgpack.encode(_take_apart(error, reducers, is_ours, _CHAIN_LIMIT))]
+
+
+def _take_apart(
+    error: BaseException, reducers: Sequence[Callable[[Any], Any]], is_ours: Callable[[str], bool], depth: int
+) -> _Exception:
+    def follow(other: BaseException | None) -> _Exception | None:
+        return _take_apart(other, reducers, is_ours, depth - 1) if other is not None and depth > 0 else None
+
+    members: list[_Exception] = []
+    if isinstance(error, BaseExceptionGroup):
+        members = [part for member in error.exceptions if (part := follow(member)) is not None]
+        whole, parts = [], _try_pack((type(error), (error.message,), _attributes(error)), reducers)
+    else:
+        whole = _try_pack(error, reducers)
+        parts = _try_pack((type(error), error.args, _attributes(error)), reducers)
+        if not parts:
+            parts = _try_pack(
+                (
+                    type(error),
+                    tuple(map(_or_repr, error.args)),
+                    {name: _or_repr(value) for name, value in _attributes(error).items()},
+                ),
+                reducers,
+            )
+    return _Exception(
+        whole=whole,
+        parts=parts,
+        module=type(error).__module__,
+        name=type(error).__qualname__,
+        text=_text(error),
+        notes=[str(note) for note in getattr(error, "__notes__", ())],
+        frames=_frames(error.__traceback__, is_ours),
+        cause=follow(error.__cause__),
+        context=follow(error.__context__ if error.__context__ is not error.__cause__ else None),
+        suppress_context=error.__suppress_context__,
+        members=members,
+    )
+
+
+def _try_pack(value: Any, reducers: Sequence[Callable[[Any], Any]]) -> list[bytes]:
+    try:
+        return [bytes(buffer) for buffer in serialize.pack(value, reducers)]
+    except Exception:  # whatever a user's class does when it is pickled; the other ways are tried
+        return []
+
+
+def _attributes(error: BaseException) -> dict[str, Any]:
+    return {name: value for name, value in vars(error).items() if name != "__notes__"}
+
+
+def _or_repr(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | bytes | None) else repr(value)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:  # a user's __str__
+        return f"<its text could not be made: {type(failure).__name__}>"
+
+
+def _frames(tb: TracebackType | None, is_ours: Callable[[str], bool]) -> list[_Frame]:
+    found: list[_Frame] = []
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        if found or not is_ours(code.co_filename):
+            text = linecache.getline(code.co_filename, tb.tb_lineno).rstrip("\n")
+            found.append(_Frame(code.co_filename, tb.tb_lineno, code.co_name, code.co_firstlineno, text))
+        tb = tb.tb_next
+    if len(found) > 2 * _FRAMES_AT_EACH_END:
+        found = found[:_FRAMES_AT_EACH_END] + found[-_FRAMES_AT_EACH_END:]
+    return found
+
+
+# -- in the client -----------------------------------------------------------------------------------------------------
+
+
+def unpack_exception(buffers: Sequence[Buffer]) -> BaseException:
+    """The exception that `pack_exception` was given, or the nearest thing to it."""
+    return _put_together(_decoder.decode(buffers[0]))
+
+
+def _put_together(node: _Exception) -> BaseException:
+    error = _rebuild(node)
+    for note in node.notes:
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    if node.cause is not None:
+        error.__cause__ = _put_together(node.cause)
+    if node.context is not None:
+        error.__context__ = _put_together(node.context)
+    error.__suppress_context__ = node.suppress_context
+    return error.with_traceback(_traceback(node.frames))
+
+
+def _rebuild(node: _Exception) -> BaseException:
+    if node.members:
+        return _rebuild_group(node)
+    if node.whole:
+        with contextlib.suppress(Exception):
+            error = serialize.unpack(node.whole)
+            if isinstance(error, BaseException):
+                return error
+    if node.parts:
+        with contextlib.suppress(Exception):
+            cls, args, attributes = serialize.unpack(node.parts)
+            error = cls.__new__(cls, *args)
+            error.args = args
+            if isinstance(error, OSError):
+                OSError.__init__(error, *args)
+            error.__dict__.update(attributes)
+            return error  # type: ignore[no-any-return]
+    stand_in = type(node.name.rpartition(".")[2], (Exception,), {"__module__": node.module, "__qualname__": node.name})
+    return stand_in(node.text)
+
+
+def _rebuild_group(node: _Exception) -> BaseException:
+    members = [_put_together(member) for member in node.members]
+    with contextlib.suppress(Exception):
+        cls, (message,), attributes = serialize.unpack(node.parts)
+        group = cls(message, members)
+        group.__dict__.update(attributes)
+        return group  # type: ignore[no-any-return]
+    return BaseExceptionGroup(node.text, members)
+
+
+# -- frames that never ran here ----------------------------------------------------------------------------------------
+
+
+def _traceback(frames: list[_Frame]) -> TracebackType | None:
+    tb: TracebackType | None = None
+    for frame in reversed(frames):
+        _remember_source(frame)
+        raised = _raise_in(frame)
+        tb = TracebackType(tb, raised.tb_frame, raised.tb_lasti, frame.line)
+    return tb
+
+
+def _remember_source(frame: _Frame) -> None:
+    """Let the client show a line of a file that only the worker has."""
+    if not frame.text or linecache.getline(frame.filename, frame.line):
+        return
+    known = linecache.cache.get(frame.filename)
+    lines = list(known[2]) if known is not None and len(known) == 4 else []
+    lines += ["\n"] * (frame.line - len(lines))
+    lines[frame.line - 1] = frame.text + "\n"
+    linecache.cache[frame.filename] = (sum(map(len, lines)), None, lines, frame.filename)
+
+
+_TEMPLATE = compile("raise error", "<remote>", "exec")
+
+
+def _raise_in(frame: _Frame) -> TracebackType:
+    """The traceback entry of a frame that was made for the purpose, at the remote frame's place."""
+    code = _TEMPLATE.replace(
+        co_filename=frame.filename,
+        co_name=frame.name,
+        co_qualname=frame.name,
+        co_firstlineno=frame.first_line,
+        co_linetable=_line_table(_TEMPLATE, frame.line - frame.first_line),
+    )
+    try:
+        exec(code, {"error": _Stop()})  # noqa: S102  (our own two words)
+    except _Stop as stop:
+        tb = stop.__traceback__
+        assert tb is not None
+        assert tb.tb_next is not None
+        return tb.tb_next
+    raise AssertionError("the template always raises")
+
+
+class _Stop(Exception):
+    """Raised only to have a frame."""
+
+
+def _line_table(code: CodeType, offset: int) -> bytes:
+    """A table that puts every instruction on one line, without columns: entries of kind 13 of CPython's
+    Objects/locations.md, each for at most eight code units, the first with the distance from the first line.
+    """
+    table = bytearray()
+    units = len(code.co_code) // 2
+    while units > 0:
+        length = min(units, 8)
+        table.append(0x80 | 13 << 3 | length - 1)
+        value = (-offset << 1 | 1) if offset < 0 else offset << 1
+        while value >= 64:
+            table.append(0x40 | value & 63)
+            value >>= 6
+        table.append(value)
+        units -= length
+        offset = 0
+    return bytes(table)

@@ -1,0 +1,214 @@
+"""Kernels as values: how Numba dispatchers and CuPy kernel objects travel, and how they are launched on arrival.
+
+A client may have the real Numba or its simulator, and so may a worker, in any combination: a dispatcher is reduced to
+its Python function and its options, and made anew by whichever Numba the worker has. CuPy kernels are reduced to the
+arguments of their public constructors.
+
+Guarantees: recognizing a kernel imports neither Numba nor CuPy. A launch copies NumPy arguments to the device and, unless
+they are wrapped in ``cuda.In``, back afterwards, which is what Numba itself does.
+
+Assumes: attribute names of numba-cuda 0.2x-0.30 and CuPy 13-14, each read in one place here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+__all__ = ["KernelArgument", "KernelLaunch", "array_arguments", "kind_of", "mark_arguments", "reduce"]
+
+Kind = Literal["numba", "cupy"]
+Direction = Literal["in", "out", "inout"]
+
+_DISPATCHERS = {("numba.cuda.dispatcher", "CUDADispatcher"), ("numba.cuda.simulator.kernel", "FakeCUDAKernel")}
+_CUPY_KERNELS = {
+    ("cupy._core.raw", "RawKernel"),
+    ("cupy._core._kernel", "ElementwiseKernel"),
+    ("cupy._core._reduction", "ReductionKernel"),
+}
+_CUPY_MODULE = ("cupy._core.raw", "RawModule")
+_WRAPPERS: dict[tuple[str, str], Direction] = {
+    (module, name): direction
+    for module in ("numba.cuda.args", "numba.cuda.simulator.args")
+    for name, direction in (("In", "in"), ("Out", "out"), ("InOut", "inout"))
+}
+
+#: Options of a dispatcher that mean something on another machine.
+_PORTABLE_OPTIONS = (
+    "debug",
+    "lineinfo",
+    "opt",
+    "fastmath",
+    "device",
+    "inline",
+    "forceinline",
+    "launch_bounds",
+    "lto",
+    "max_registers",
+)
+
+
+def _class_name(obj: Any) -> tuple[str, str]:
+    cls = type(obj)
+    return getattr(cls, "__module__", ""), cls.__qualname__
+
+
+def kind_of(obj: Any) -> Kind | None:
+    """Whether `obj` is a kernel, and whose."""
+    name = _class_name(obj)
+    if name in _DISPATCHERS:
+        return "numba"
+    return "cupy" if name in _CUPY_KERNELS else None
+
+
+# -- reducing ----------------------------------------------------------------------------------------------------------
+
+
+def reduce(obj: Any) -> Any:
+    """A reducer for `serialize.Packer`: kernels as what they are made from."""
+    name = _class_name(obj)
+    if name in _DISPATCHERS:
+        return _make_dispatcher, (_python_function(obj), _dispatcher_options(obj))
+    if name in _CUPY_KERNELS or name == _CUPY_MODULE:
+        return _make_cupy, (name[1], _cupy_arguments(obj, name[1]))
+    return NotImplemented
+
+
+def _python_function(dispatcher: Any) -> Any:
+    return dispatcher.py_func if hasattr(dispatcher, "py_func") else dispatcher.fn
+
+
+def _dispatcher_options(dispatcher: Any) -> dict[str, Any]:
+    options = getattr(dispatcher, "targetoptions", None)
+    if options is None:  # the simulator's keeps but two of them
+        return {"device": bool(dispatcher._device), "fastmath": bool(dispatcher._fastmath)}
+    return {name: options[name] for name in _PORTABLE_OPTIONS if options.get(name) not in (None, False)}
+
+
+def _make_dispatcher(function: Any, options: dict[str, Any]) -> Any:
+    from numba import cuda
+
+    return cuda.jit(**options)(function)
+
+
+def _cupy_arguments(kernel: Any, name: str) -> dict[str, Any]:
+    if name == "RawKernel":
+        state = kernel.__reduce_ex__(2)[2]
+        chosen = ("code", "name", "options", "backend", "translate_cucomplex", "enable_cooperative_groups", "jitify")
+        return {key: state[key] for key in chosen if state.get(key)}
+    if name == "RawModule":
+        chosen = ("code", "options", "backend", "name_expressions", "enable_cooperative_groups")
+        return {key: getattr(kernel, key) for key in chosen if getattr(kernel, key)}
+    made = {
+        "in_params": _parameters(kernel.in_params),
+        "out_params": _parameters(kernel.out_params),
+        "name": kernel.name,
+        "preamble": kernel.preamble,
+        "reduce_dims": kernel.reduce_dims,
+    }
+    if name == "ElementwiseKernel":
+        return {
+            **made,
+            "operation": kernel.operation,
+            "no_return": kernel.no_return,
+            "return_tuple": kernel.return_tuple,
+            **kernel.kwargs,
+        }
+    return {
+        **made,
+        "map_expr": kernel.map_expr,
+        "reduce_expr": kernel.reduce_expr,
+        "post_map_expr": kernel.post_map_expr,
+        "identity": kernel.identity,
+        "reduce_type": kernel.reduce_type,
+        "options": kernel.options,
+    }
+
+
+def _parameters(parameters: Sequence[Any]) -> str:
+    return ", ".join(f"{'raw ' if p.raw else ''}{p.ctype} {p.name}" for p in parameters)
+
+
+def _make_cupy(name: str, arguments: dict[str, Any]) -> Any:
+    import cupy
+
+    return getattr(cupy, name)(**arguments)
+
+
+# -- launching ---------------------------------------------------------------------------------------------------------
+
+
+class KernelArgument(msgspec.Struct, frozen=True):
+    """An argument that the caller wrapped in ``cuda.In``, ``cuda.Out`` or ``cuda.InOut``."""
+
+    value: Any
+    direction: Direction
+
+
+def mark_arguments(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Numba's argument wrappers, of either Numba, as `KernelArgument`s; the rest as it is."""
+    return tuple(
+        KernelArgument(arg.value, direction) if (direction := _WRAPPERS.get(_class_name(arg))) else arg for arg in args
+    )
+
+
+def array_arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    """The NumPy arrays among a CuPy kernel's arguments, those inside its argument tuples too, always in the same order."""
+    for arg in (*args, *kwargs.values()):
+        if isinstance(arg, np.ndarray):
+            yield arg
+        elif isinstance(arg, tuple):
+            yield from (item for item in arg if isinstance(item, np.ndarray))
+
+
+class KernelLaunch:
+    """What a kernel's payload holds: called in a worker, it launches the kernel and returns the changed arrays.
+
+    The result is ``(value, {argument's index: its new content})``; `value` is None but for CuPy kernels that return
+    arrays of their own.
+    """
+
+    def __init__(self, kernel: Any, kind: Kind) -> None:
+        self.kernel = kernel
+        self.kind = kind
+        self.__name__ = str(getattr(kernel, "__name__", None) or getattr(kernel, "name", "kernel"))
+
+    def __call__(self, launch: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return (self._numba if self.kind == "numba" else self._cupy)(launch, args, kwargs)
+
+    def _numba(self, launch: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from numba import cuda
+
+        on_device: list[Any] = []
+        changed: dict[int, Any] = {}
+        for index, arg in enumerate(args):
+            value, direction = (arg.value, arg.direction) if isinstance(arg, KernelArgument) else (arg, "inout")
+            if isinstance(value, np.ndarray):
+                value = cuda.device_array_like(value) if direction == "out" else cuda.to_device(value)
+                if direction != "in":
+                    changed[index] = value
+            on_device.append(value)
+        self.kernel[launch](*on_device, **kwargs)
+        return None, {index: array.copy_to_host() for index, array in changed.items()}
+
+    def _cupy(self, launch: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        import cupy
+
+        on_device: dict[int, Any] = {}  # the same array given twice is one array on the device too
+
+        def to_device(value: Any) -> Any:
+            if isinstance(value, np.ndarray):
+                if id(value) not in on_device:
+                    on_device[id(value)] = cupy.asarray(value)
+                return on_device[id(value)]
+            return tuple(to_device(item) for item in value) if isinstance(value, tuple) else value
+
+        sent = tuple(to_device(arg) for arg in args)
+        keywords = {name: to_device(value) for name, value in kwargs.items()}
+        value = self.kernel(*launch, *sent, **keywords)
+        arrays = list(array_arguments(args, kwargs))
+        changed = {index: cupy.asnumpy(on_device[id(array)]) for index, array in enumerate(arrays)}
+        return value, changed
