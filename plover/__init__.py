@@ -1,0 +1,58 @@
+"""Plover: GPU functions that run somewhere else as if they ran here.
+
+>>> from plover import gpu_function
+>>> @gpu_function
+... def double(x):
+...     import cupy as cp
+...     return cp.asarray(x) * 2
+"""
+
+from plover.context import CurrentCall, current_call
+from plover.decorator import GpuFunction, GpuKernel, gpu_function
+from plover.errors import (
+    AccessDenied,
+    CallCancelled,
+    CallTimeout,
+    DaemonLost,
+    DaemonUnreachable,
+    DeviceError,
+    DeviceOutOfMemory,
+    NoCapacity,
+    NotSerializable,
+    NotSimulated,
+    PayloadTooLarge,
+    PloverError,
+    VersionMismatch,
+    WireError,
+    WorkerLost,
+)
+from plover.session import Session, connect
+from plover.versions import PLOVER as __version__
+from plover.wire.messages import Receipt
+
+__all__ = [
+    "AccessDenied",
+    "CallCancelled",
+    "CallTimeout",
+    "CurrentCall",
+    "DaemonLost",
+    "DaemonUnreachable",
+    "DeviceError",
+    "DeviceOutOfMemory",
+    "GpuFunction",
+    "GpuKernel",
+    "NoCapacity",
+    "NotSerializable",
+    "NotSimulated",
+    "PayloadTooLarge",
+    "PloverError",
+    "Receipt",
+    "Session",
+    "VersionMismatch",
+    "WireError",
+    "WorkerLost",
+    "__version__",
+    "connect",
+    "current_call",
+    "gpu_function",
+]

@@ -1,0 +1,182 @@
+"""Futures: a real `concurrent.futures.Future` that can be awaited, cancelled while it runs, and asked for its receipt.
+
+Guarantees: a result is unpickled once, by the thread that first asks for it, never by the connection's. `wait`,
+`as_completed` and callbacks of `concurrent.futures` see it as any other future. Callbacks run on a thread of their own, so
+that they may make calls. Assumes: `Future._invoke_callbacks` of the standard library, which all its futures go through.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from plover.errors import CallCancelled, DaemonLost
+from plover.exceptions import unpack_exception
+from plover.serialize import Buffer, unpack
+from plover.wire.messages import Receipt
+
+if TYPE_CHECKING:
+    from plover.client.connection import Connection
+
+__all__ = ["Future"]
+
+
+class _SealedError(Exception):
+    """Stands for a user's exception until somebody asks for it."""
+
+
+class Future(concurrent.futures.Future[Any]):
+    """A call's future result.
+
+    Attributes:
+        call_id: the call's name, for logs and for the operator.
+    """
+
+    def __init__(self, call_id: str, connection: Connection | None = None, submission: int = 0) -> None:
+        super().__init__()
+        self.call_id = call_id
+        self._connection = connection
+        self._submission = submission
+        self._pid = os.getpid()
+        self._sealed: Sequence[Buffer] | None = None
+        self._receipt: Receipt | None = None
+        self._cancelled_as = CallCancelled(f"call {call_id} was cancelled", call_id=call_id)
+        #: Holds what a result may refer to (classes of the arguments); dropped once it is unpickled.
+        self._keep: Any = None
+        #: Applied to the value before anybody sees it (a kernel's arrays go back in place there).
+        self._finish: Callable[[Any], Any] | None = None
+        self._unseal_lock = threading.Lock()
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What the call cost; None while it is not done."""
+        return self._receipt
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The call's value, or its exception raised.
+
+        Args:
+            timeout: seconds to wait; then the built-in `TimeoutError` is raised and the call goes on.
+
+        Raises:
+            CallCancelled: it was cancelled.
+            PloverError: it could not be run; see the subclass.
+            BaseException: whatever the function raised.
+        """
+        error = self.exception(timeout)
+        if error is None:
+            return self._result
+        try:
+            raise error.with_traceback(self._remote_traceback)
+        finally:
+            del self, error  # no cycle through the traceback
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The call's exception, or None if it has a value; arguments as for `result`."""
+        self._check_process()
+        try:
+            super().exception(timeout)
+        except concurrent.futures.CancelledError:
+            raise self._cancelled_as from None
+        self._unseal()
+        return self._exception  # type: ignore[no-any-return]
+
+    def cancel(self) -> bool:
+        """Cancel the call, queued or running; False only if it is done.
+
+        The future is cancelled at once. `CallCancelled.tier` is known when the call has really ended.
+        """
+        with self._condition:
+            if self._state == "FINISHED":
+                return False
+            if self.cancelled():
+                return True
+        if not super().cancel():
+            return False
+        self.set_running_or_notify_cancel()
+        if self._connection is not None:
+            self._connection.cancel(self._submission)
+        return True
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio  # takes 50 ms, and most scripts never need it
+
+        return asyncio.wrap_future(self).__await__()
+
+    # -- for the connection ---------------------------------------------------------------------------------------------
+
+    def deliver(self, failed: bool, buffers: Sequence[Buffer], receipt: Receipt) -> None:
+        """The call ended with a value or with the user's exception, still packed."""
+        self._receipt = receipt
+        if self.cancelled():
+            return
+        self._sealed = buffers
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled in between
+            if failed:
+                self.set_exception(_SealedError())
+            elif self._finish is None:
+                self.set_result(None)
+            else:
+                self._finish_early(self._finish, buffers)
+
+    def fail(self, error: BaseException, receipt: Receipt | None = None) -> None:
+        """The call ended by a decision of the daemon's or of the connection's."""
+        self._receipt = receipt
+        if isinstance(error, CallCancelled):
+            self._cancelled_as.tier = error.tier
+            if self.cancelled():
+                return
+        try:
+            self.set_exception(error)
+        except concurrent.futures.InvalidStateError:
+            return
+
+    def _invoke_callbacks(self) -> None:
+        if not self._done_callbacks:  # type: ignore[attr-defined]
+            return
+        if self._connection is not None and self._connection.is_own_thread():
+            self._connection.call_back(super()._invoke_callbacks)  # type: ignore[misc]
+        else:
+            super()._invoke_callbacks()  # type: ignore[misc]
+
+    # -- for itself -----------------------------------------------------------------------------------------------------
+
+    _remote_traceback: Any = None
+
+    def _finish_early(self, finish: Callable[[Any], Any], buffers: Sequence[Buffer]) -> None:
+        """A kernel's arrays are to be back in place before the future is done, whether or not anybody asks it."""
+        self._sealed = self._keep = self._finish = None
+        try:
+            value = finish(unpack(buffers))
+        except Exception as error:
+            self.set_exception(error)
+        else:
+            self.set_result(value)
+
+    def _unseal(self) -> None:
+        with self._unseal_lock:
+            if self._sealed is None:
+                return
+            buffers, self._sealed = self._sealed, None
+            try:
+                if self._exception is None:
+                    self._result = unpack(buffers)
+                else:
+                    self._exception = unpack_exception(buffers)
+                    self._remote_traceback = self._exception.__traceback__
+            except Exception as error:
+                error.add_note(f"The result of call {self.call_id} arrived, but could not be made here.")
+                self._exception = error
+            self._keep = self._finish = None
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid and not self.done():
+            raise DaemonLost(
+                f"call {self.call_id} was made by process {self._pid}, and this is its child {os.getpid()}: "
+                "a future belongs to the process that made the call; make the call again here",
+                call_id=self.call_id,
+            )

@@ -1,0 +1,332 @@
+"""`gpu_function`: a function, or a kernel, that runs on a GPU worker when it is called.
+
+Guarantees: decorating does nothing else: no I/O, no connection, no import of CuPy or Numba, no global state. Options never
+take the function's own keywords away. Inside a worker every form of call runs the plain function, here and now.
+
+Assumes: a `plover.session` to send calls with; it is imported at the first call.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from plover import context, kernels, serialize
+from plover.options import parse_options
+from plover.wire.messages import CallOptions
+
+if TYPE_CHECKING:
+    from plover.client.calls import Payload
+    from plover.client.futures import Future
+
+__all__ = ["GpuFunction", "GpuKernel", "gpu_function"]
+
+
+class _Remote:
+    """What functions and kernels have in common: a target that is packed, options, and the ways to call it."""
+
+    def __init__(self, target: Callable[..., Any], options: CallOptions) -> None:
+        self._target = target
+        self._options = options
+        #: The last payload: while the target's bytes stay the same, so does its digest, which costs more than comparing.
+        self._payload: Payload | None = None
+
+    def _name(self) -> str:
+        return str(getattr(self._target, "__qualname__", None) or getattr(self._target, "__name__", "function"))
+
+    def _pack(self) -> Payload:
+        """The target's payload as it is now, with everything that it captures."""
+        from plover.client.calls import Payload
+
+        buffers, classes = serialize.pack_function(self._target)
+        content: list[serialize.Buffer] = [bytes(buffer) for buffer in buffers]
+        known = self._payload
+        if known is None or known.buffers != content:
+            known = self._payload = Payload.of(content, classes, self._name())
+        return known
+
+    def _send(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool, finish: Callable[[Any], Any] | None = None
+    ) -> Future:
+        from plover import session
+
+        return session.current().send(self._pack(), args, kwargs, self._options, waits=waits, finish=finish)
+
+
+class GpuFunction(_Remote):
+    """A function that runs on a GPU worker.
+
+    Call it as the function itself: it is sent away, runs, and its result or exception comes back. CuPy's and Numba's
+    device arrays in the result arrive as NumPy arrays.
+
+    Example:
+        >>> @gpu_function
+        ... def double(x):
+        ...     import cupy as cp
+        ...     return cp.asarray(x) * 2
+        >>> double.local.__name__
+        'double'
+    """
+
+    def __init__(self, function: Callable[..., Any], options: CallOptions) -> None:
+        super().__init__(function, options)
+        functools.update_wrapper(self, function)
+
+    def __repr__(self) -> str:
+        return f"<gpu_function {self._name()}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GpuFunction, (self._target, self._options)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> GpuFunction:
+        if instance is None:
+            return self
+        return GpuFunction(types.MethodType(self._target, instance), self._options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function on a worker and wait; Ctrl-C cancels it.
+
+        Raises:
+            BaseException: what the function raised, with the remote frames in its traceback.
+            NotSerializable: the function, or an argument, cannot travel.
+            WorkerLost, CallTimeout, NoCapacity, DaemonLost …: see `plover.errors`.
+        """
+        if context.in_worker():
+            return self._target(*args, **kwargs)
+        return wait(self._send(args, kwargs, waits=True))
+
+    @property
+    def local(self) -> Callable[..., Any]:
+        """The plain function, which runs in this process."""
+        return self._target
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future:
+        """Begin a call and return its future. Arguments are taken as they are now: they may change afterwards."""
+        if context.in_worker():
+            return _done(self._target, args, kwargs)
+        return self._send(args, kwargs, waits=False)
+
+    async def aio(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a call and wait for it without blocking the event loop; cancelling the task cancels the call."""
+        if context.in_worker():
+            return self._target(*args, **kwargs)
+        return await self._send(args, kwargs, waits=False)
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        in_flight: int | None = None,
+        **not_built: Any,
+    ) -> Iterator[Any]:
+        """A call for each item, as the built-in `map`; the results as an iterator.
+
+        Args:
+            iterables: one a positional argument; the shortest decides.
+            timeout: seconds that each item's run may take.
+            ordered: in the order of the items; else as they end.
+            return_exceptions: give exceptions back in their item's place instead of raising the first.
+            in_flight: how many calls may be unfinished or unread at a time; 64 unless told.
+        """
+        return self.starmap(
+            zip(*iterables, strict=False),
+            timeout=timeout,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            in_flight=in_flight,
+            **not_built,
+        )
+
+    def starmap(
+        self,
+        items: Iterable[Sequence[Any]],
+        *,
+        timeout: float | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        in_flight: int | None = None,
+        **not_built: Any,
+    ) -> Iterator[Any]:
+        """`map` over items that hold all positional arguments of a call each."""
+        from plover.client.mapping import map_calls
+
+        changes = not_built if timeout is None else {**not_built, "timeout": timeout}
+        one = self.options(**changes) if changes else self
+        return map_calls(
+            one.submit,
+            (tuple(item) for item in items),
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            in_flight=in_flight,
+        )
+
+    def options(self, **changes: Any) -> GpuFunction:
+        """A copy with other options; see `plover.options.parse_options` for what there is.
+
+        Raises:
+            TypeError: there is no such option, or it is not built yet.
+        """
+        return GpuFunction(self._target, parse_options(self._options, changes))
+
+
+class GpuKernel(_Remote):
+    """A Numba or CuPy kernel that is launched on a GPU worker, with its own launch syntax.
+
+    NumPy arguments are copied to the device and back in place before the launch returns, or before its future is done;
+    those wrapped in ``cuda.In`` are not copied back.
+
+    Example:
+        ``add[blocks, threads](x, y, out)`` for a Numba kernel, ``stencil((blocks,), (threads,), (x, out))`` for CuPy's.
+    """
+
+    def __init__(self, kernel: Any, options: CallOptions, launch: tuple[Any, ...] | None = None) -> None:
+        kind = kernels.kind_of(kernel)
+        if kind is None:
+            raise TypeError(f"{kernel!r} is neither a Numba-CUDA nor a CuPy kernel")
+        super().__init__(kernels.KernelLaunch(kernel, kind), options)
+        self._kernel = kernel
+        self._kind = kind
+        self._launch = launch
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            if getattr(kernel, name, None) is not None:
+                setattr(self, name, getattr(kernel, name))
+
+    def __repr__(self) -> str:
+        return f"<gpu_function kernel {self._name()}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GpuKernel, (self._kernel, self._options, self._launch)
+
+    def _name(self) -> str:
+        return str(self._target.__name__)
+
+    def __getitem__(self, launch: Any) -> GpuKernel:
+        """Numba's launch configuration: ``kernel[blocks, threads]``, and then stream (0 only) and shared memory bytes."""
+        if self._kind != "numba":
+            raise TypeError(
+                f"{self._name()} is a CuPy kernel: launch it as kernel((blocks,), (threads,), (arguments…))"
+            )
+        launch = launch if isinstance(launch, tuple) else (launch,)
+        if len(launch) not in (2, 3, 4):
+            raise ValueError("must specify at least the griddim and blockdim")
+        if len(launch) > 2 and launch[2] not in (0, None):
+            raise ValueError(f"a stream of this process means nothing on the worker: leave it out ({self._name()})")
+        return GpuKernel(self._kernel, self._options, launch)
+
+    @property
+    def local(self) -> Any:
+        """The kernel itself, which is launched in this process."""
+        return self._kernel if self._launch is None else self._kernel[self._launch]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Launch the kernel and wait until its arrays are back in place."""
+        if context.in_worker():
+            return self.local(*args, **kwargs)
+        return wait(self._launch_with(args, kwargs, waits=True))
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future:
+        """Launch the kernel; its arrays are back in place when the future is done."""
+        if context.in_worker():
+            return _done(self.local, args, kwargs)
+        return self._launch_with(args, kwargs, waits=False)
+
+    async def aio(self, *args: Any, **kwargs: Any) -> Any:
+        """Launch the kernel and wait without blocking the event loop."""
+        if context.in_worker():
+            return self.local(*args, **kwargs)
+        return await self._launch_with(args, kwargs, waits=False)
+
+    def options(self, **changes: Any) -> GpuKernel:
+        """A copy with other options, as for functions."""
+        return GpuKernel(self._kernel, parse_options(self._options, changes), self._launch)
+
+    def _launch_with(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool) -> Future:
+        if self._kind == "numba":
+            if self._launch is None:
+                raise ValueError(
+                    f"{self._name()} is a kernel: say how to launch it, {self._name()}[blocks, threads](…)"
+                )
+            marked = kernels.mark_arguments(args)
+            return self._send(
+                (self._launch, marked, kwargs), {}, waits=waits, finish=functools.partial(_back_in_place, marked)
+            )
+        arrays = tuple(kernels.array_arguments(args, kwargs))
+        return self._send(((), args, kwargs), {}, waits=waits, finish=functools.partial(_back_in_place, arrays))
+
+
+def _back_in_place(arrays: Sequence[Any], outcome: tuple[Any, dict[int, Any]]) -> Any:
+    """Write what a kernel changed into the caller's own arrays; returns what it returned."""
+    value, changed = outcome
+    for index, content in changed.items():
+        array = arrays[index]
+        target = array.value if isinstance(array, kernels.KernelArgument) else array
+        if target.flags.writeable:
+            np.copyto(target, content)
+    return value
+
+
+def _done(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+    """Inside a worker: the call made inline, as a future that is done."""
+    from plover.client.futures import Future
+
+    future = Future("inline")
+    try:
+        future.set_result(function(*args, **kwargs))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def wait(future: Future) -> Any:
+    """A future's result; if the wait is interrupted, the call is not wanted any more."""
+    try:
+        return future.result()
+    except BaseException:
+        if not future.done():
+            future.cancel()
+        raise
+
+
+@overload
+def gpu_function(target: Callable[..., Any], /) -> Any: ...
+@overload
+def gpu_function(**options: Any) -> Callable[[Callable[..., Any]], Any]: ...
+def gpu_function(target: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function, or a Numba or CuPy kernel, run on a GPU worker when it is called.
+
+    Args:
+        target: the function or kernel; without it a decorator with these options is returned.
+        **options: see `plover.options.parse_options`: gpu, require_gpu, timeout, queue_timeout, retries, priority …
+
+    Returns:
+        `GpuFunction`, or `GpuKernel` for a kernel.
+
+    Raises:
+        TypeError: `target` cannot be called, or an option does not exist.
+
+    Example:
+        >>> @gpu_function(timeout=30, retries=2)
+        ... def total(x):
+        ...     import cupy as cp
+        ...     return cp.asarray(x).sum()
+    """
+    parsed = parse_options(CallOptions(), options)
+    if target is None:
+        return lambda function: _decorate(function, parsed)
+    return _decorate(target, parsed)
+
+
+def _decorate(target: Any, options: CallOptions) -> GpuFunction | GpuKernel:
+    if isinstance(target, GpuFunction | GpuKernel):
+        raise TypeError(f"{target!r} is a gpu_function already; for other options use .options(…)")
+    if kernels.kind_of(target) is not None:
+        return GpuKernel(target, options)
+    if isinstance(target, type) or not callable(target):
+        raise TypeError(f"gpu_function takes a function or a kernel, not {target!r}")
+    return GpuFunction(target, options)

@@ -1,0 +1,282 @@
+"""Sessions: which daemon calls go to, and how it is found.
+
+Guarantees: nothing happens before the first call. A session's connection that has ended is made anew by the next call; an
+embedded daemon that died is started again. The process's end says goodbye, which cancels what is pending, and leaves no
+process behind.
+
+Assumes: `current()` may be called from any thread; a forked child starts with a session of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from plover import addresses, serialize
+from plover.errors import PayloadTooLarge, PloverError, VersionMismatch
+from plover.options import with_environment
+from plover.wire.messages import CallOptions
+
+if TYPE_CHECKING:
+    from plover.client.calls import Payload
+    from plover.client.connection import Connection
+    from plover.client.futures import Future
+    from plover.embedded import EmbeddedDaemon
+
+__all__ = ["Session", "connect", "current"]
+
+#: How a child process finds the embedded daemon of its parent.
+_INHERITED = "PLOVER_EMBEDDED_ADDRESS"
+
+
+class Session:
+    """A place to send calls: a daemon by its address, or whatever this machine has.
+
+    Args:
+        address: ``ipc:///path/of/a/socket``; None for ``$PLOVER_ADDRESS``, this machine's daemon, or an embedded one.
+
+    Example:
+        ``with plover.connect("ipc:///run/plover/daemon.sock") as session: session.submit(fn, x).result()``
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        if address is not None:
+            addresses.socket_path(address)
+        self._address = address
+        self._lock = threading.Lock()  # guards the three below
+        self._connection: Connection | None = None
+        self._embedded: EmbeddedDaemon | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<session {self._connection!r}>"
+            if self._connection
+            else f"<session with {self._address or 'the default'}>"
+        )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Begin a call of a function, or of a `gpu_function` with its options, on this session's daemon."""
+        from plover.decorator import GpuFunction, gpu_function
+
+        remote = function if isinstance(function, GpuFunction) else gpu_function(function)
+        return self.send(remote._pack(), args, kwargs, remote._options, waits=False)
+
+    def map(self, function: Callable[..., Any], /, *iterables: Iterable[Any], **options: Any) -> Iterator[Any]:
+        """`GpuFunction.map` on this session's daemon."""
+        from plover.client.mapping import map_calls
+
+        return map_calls(
+            lambda *args: self.submit(function, *args),
+            zip(*iterables, strict=False),
+            ordered=options.pop("ordered", True),
+            return_exceptions=options.pop("return_exceptions", False),
+            in_flight=options.pop("in_flight", None),
+            **options,
+        )
+
+    def send(
+        self,
+        payload: Payload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+        *,
+        waits: bool,
+        finish: Callable[[Any], Any] | None = None,
+    ) -> Future:
+        """Send a packed function's call.
+
+        Args:
+            payload: the packed function.
+            args: positional arguments.
+            kwargs: keyword arguments.
+            options: of the call.
+            waits: the caller waits for the result, so its arrays need not be copied now.
+            finish: applied to the value before anybody sees it.
+
+        Raises:
+            NotSerializable, PayloadTooLarge, DaemonUnreachable …: nothing was sent.
+        """
+        buffers, classes = serialize.pack_arguments(payload.name, args, kwargs)
+        if not waits:
+            buffers[1:] = [bytes(buffer) for buffer in buffers[1:]]
+        connection = self.connection()
+        self._check_size(payload, buffers, connection)
+        return connection.submit(payload, buffers, classes, with_environment(options), finish)
+
+    def connection(self) -> Connection:
+        """The live connection, made now if there is none.
+
+        Raises:
+            DaemonUnreachable, AccessDenied, VersionMismatch: there is no daemon to be had; the message says why.
+        """
+        connection = self._connection
+        if connection is not None and connection.usable and not self._closed:
+            return connection
+        with self._lock:
+            if self._closed:
+                raise PloverError("this session is closed: make another one with plover.connect(…)")
+            if self._connection is None or not self._connection.usable:
+                self._connection = self._connect()
+            return self._connection
+
+    def close(self) -> None:
+        """Cancel what is pending, leave the daemon, and end it if it is an embedded one."""
+        with self._lock:
+            self._closed = True
+            connection, self._connection = self._connection, None
+            embedded, self._embedded = self._embedded, None
+        if connection is not None:
+            connection.close()
+        if embedded is not None:
+            if os.environ.get(_INHERITED) == embedded.address:
+                del os.environ[_INHERITED]
+            embedded.stop()
+        _forget(self)
+
+    def _connect(self) -> Connection:
+        from plover.client.connection import Connection
+        from plover.versions import versions
+
+        address = self._address or self._find()
+        path = addresses.socket_path(address)
+        connection = Connection(address, addresses.read_secret(path), versions())
+        welcome = connection.welcome
+        assert welcome is not None
+        _check_versions(welcome.versions.plover)
+        if welcome.simulated:
+            _say_simulated()
+        return connection
+
+    def _find(self) -> str:
+        """An address, when none was given."""
+        configured = os.environ.get("PLOVER_ADDRESS")
+        if configured:
+            return configured
+        inherited = os.environ.get(_INHERITED)
+        if inherited and self._embedded is None and addresses.is_alive(addresses.socket_path(inherited)):
+            return inherited
+        default = addresses.default_directory() / addresses.SOCKET_NAME
+        if default.exists() and addresses.is_alive(default):
+            return f"ipc://{default}"
+        from plover.embedded import EmbeddedDaemon
+
+        if self._embedded is not None:
+            self._embedded.stop(kill=True)
+        self._embedded = EmbeddedDaemon()
+        os.environ[_INHERITED] = self._embedded.address
+        return self._embedded.address
+
+    @staticmethod
+    def _check_size(payload: Payload, buffers: list[serialize.Buffer], connection: Connection) -> None:
+        welcome = connection.welcome
+        assert welcome is not None
+        for what, limit, parts in (
+            ("the function", welcome.function_limit_bytes, payload.buffers),
+            ("the arguments", welcome.payload_limit_bytes, buffers),
+        ):
+            size = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
+            if size > limit:
+                raise PayloadTooLarge(
+                    f"{what} of this call of {payload.name} are {size} bytes, and the daemon's limit is {limit}"
+                    + ("; pass captured data as arguments" if what == "the function" else "; send less at a time"),
+                    size_bytes=size,
+                    limit_bytes=limit,
+                )
+
+
+def _check_versions(daemon: str) -> None:
+    from plover.versions import PLOVER
+
+    def major_minor(version: str) -> list[str]:
+        return version.split(".")[:2]
+
+    if "unknown" not in daemon + PLOVER and major_minor(daemon) != major_minor(PLOVER):
+        raise VersionMismatch(
+            f"this is plover-gpu {PLOVER}, and the daemon runs {daemon}: install the same version on both sides",
+            client=PLOVER,
+            daemon=daemon,
+        )
+
+
+_said_simulated = False
+
+
+def _say_simulated() -> None:
+    global _said_simulated
+    if not _said_simulated:
+        _said_simulated = True
+        print("plover: no GPU here: calls run on a simulated device (`plover doctor` says why)", file=sys.stderr)
+
+
+# -- the current session -----------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+#: Invariant: the last one that is not closed is current; the first is the default, made by the first call.
+_sessions: list[Session] = []
+
+
+def connect(address: str | None = None) -> Session:
+    """Send this process's calls to another daemon from now on, or until the session is closed.
+
+    Args:
+        address: ``ipc:///path/of/a/socket``; None for the default.
+
+    Returns:
+        The session, also a context manager that closes it.
+
+    Raises:
+        ValueError: not an address, or a kind that is not built yet.
+        DaemonUnreachable, AccessDenied, VersionMismatch: there is no daemon to be had.
+
+    Example:
+        ``plover.connect("ipc:///run/plover/daemon.sock")``
+    """
+    session = Session(address)
+    session.connection()
+    with _lock:
+        _sessions.append(session)
+    return session
+
+
+def current() -> Session:
+    """The session that calls go to; the default one is made when there is none."""
+    with _lock:
+        if not _sessions:
+            _sessions.append(Session())
+        return _sessions[-1]
+
+
+def _forget(session: Session) -> None:
+    with _lock, contextlib.suppress(ValueError):
+        _sessions.remove(session)
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_sessions):
+        session.close()
+
+
+def _after_fork() -> None:
+    """A child has none of its parent's threads: its calls go over sessions of its own."""
+    global _lock
+    _lock = threading.Lock()
+    _sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
