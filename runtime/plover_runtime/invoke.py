@@ -1,0 +1,190 @@
+"""One attempt, from its message to its outcome: arguments → user code → device → result.
+
+Guarantees: whatever the user's code does short of ending the process becomes an outcome; the device is synchronized before
+a call counts as done; nothing of the call is kept afterwards but the live function.
+
+Assumes: it runs on the main thread, and `Interrupted` may be raised anywhere while the status page shows the attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Literal
+
+import plover
+from plover import context, serialize
+from plover.errors import DeviceError, DeviceOutOfMemory, PayloadTooLarge
+from plover.exceptions import pack_exception
+from plover.wire import codec
+from plover.wire import messages as m
+from plover.wire.page import StatusPage
+from plover_runtime.device import Device
+from plover_runtime.functions import Functions, LiveFunction
+
+_OURS = (str(Path(__file__).parent) + os.sep, str(Path(plover.__file__).parent) + os.sep)
+
+
+class Interrupted(BaseException):
+    """The daemon wants the running attempt to stop; raised by the worker's signal handler in the user's code."""
+
+
+class PayloadAbsent(Exception):
+    """The attempt's function is not live here and its payload did not come along."""
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a frame's file is Plover's own."""
+    return filename.startswith(_OURS)
+
+
+class Invoker:
+    """Runs attempts on one device.
+
+    Args:
+        device: the open device.
+        page: the worker's status page.
+        payload_limit_bytes: how large a result may be.
+    """
+
+    def __init__(self, device: Device, page: StatusPage, payload_limit_bytes: int) -> None:
+        self._device = device
+        self._page = page
+        self._limit = payload_limit_bytes
+        self._functions = Functions()
+        self._pid = os.getpid()
+        #: Why this worker's device is of no more use; set once, by a sticky error.
+        self.unwell: str | None = None
+
+    def run(self, incoming: codec.Incoming[m.Run]) -> tuple[m.Finished, codec.Body]:
+        """Run one attempt; raises only `PayloadAbsent`."""
+        run = incoming.message
+        body = codec.Body()
+        function = self._functions.find(run.function)
+        if function is None and run.payload is None:
+            raise PayloadAbsent
+        times = [0.0, 0.0, 0.0]
+        status: Literal["succeeded", "failed", "interrupted"] = "interrupted"
+        packed: list[serialize.Buffer] = []
+        try:
+            if not self._page.is_cancelled(run.call, run.attempt):
+                times[:] = [self._page.begin(run.call, run.attempt)] * 3
+                status, packed = self._attempt(incoming, function, times)
+            self._page.end()
+        except Interrupted:
+            self._page.end()
+            status, packed = "interrupted", []
+        finally:
+            context.set_current(None)
+        timings = m.Timings(
+            times[0], times[1], times[2] or time.monotonic(), function is not None, self._device.simulated
+        )
+        return m.Finished(run.call, run.attempt, status, timings, body.pack(packed)), body
+
+    def _attempt(
+        self, incoming: codec.Incoming[m.Run], function: LiveFunction | None, times: list[float]
+    ) -> tuple[Literal["succeeded", "failed"], list[serialize.Buffer]]:
+        run = incoming.message
+        try:
+            if function is None:
+                assert run.payload is not None
+                function = self._functions.load(run.function, incoming.take(run.payload))
+            with function.classes.entered():
+                args, kwargs = serialize.unpack(incoming.take(run.arguments))
+            context.set_current(
+                context.CurrentCall(
+                    run.call_id,
+                    run.attempt,
+                    run.name,
+                    ", ".join(self._device.names),
+                    self._device.simulated,
+                    function.cache,
+                )
+            )
+            times[1] = time.monotonic()
+            try:
+                value = function.target(*args, **kwargs)
+            finally:
+                self._leave_if_forked()
+            del args, kwargs
+            self._device.synchronize()
+            times[2] = time.monotonic()
+            return "succeeded", self._pack(value, function, run)
+        except Exception as error:
+            return "failed", self._fail(error, function, run)
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            return "failed", self._fail(error, function, run)
+
+    def _leave_if_forked(self) -> None:
+        """A child that the user's code forked, and that came back out of it, must not go on as a second worker."""
+        if os.getpid() != self._pid:
+            if sys.exception() is None:
+                os._exit(0)
+            traceback.print_exc()
+            os._exit(1)
+
+    def _pack(self, value: Any, function: LiveFunction, run: m.Run) -> list[serialize.Buffer]:
+        with function.classes.entered():
+            packed = serialize.pack(value, (self._device.reduce, function.classes.reduce))
+        size = sum(buffer.nbytes if isinstance(buffer, memoryview) else len(buffer) for buffer in packed)
+        if size > self._limit:
+            raise PayloadTooLarge(
+                f"the result of {run.name} ({run.call_id}) is {size} bytes, and the daemon's limit is {self._limit}: "
+                "return less, or write it to a file that both sides see",
+                size_bytes=size,
+                limit_bytes=self._limit,
+            )
+        return packed
+
+    def _fail(self, error: BaseException, function: LiveFunction | None, run: m.Run) -> list[serialize.Buffer]:
+        """The exception as buffers, after a look at what it says about the device."""
+        told = self._about_device(error, run)
+        classes = function.classes if function is not None else serialize.ClassNamespace()
+        with classes.entered():
+            packed = pack_exception(told, (self._device.reduce, classes.reduce), is_ours)
+        # The traceback holds the frames, and these the arrays: without this, the memory stays taken.
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(told, DeviceOutOfMemory):
+            error.__traceback__ = None
+            del error
+            self._device.release_memory()
+        return packed
+
+    def _about_device(self, error: BaseException, run: m.Run) -> BaseException:
+        diagnosis = self._device.diagnose(error)
+        if diagnosis == "none":
+            try:
+                self._device.synchronize()  # an asynchronous fault may lie behind what the user's code noticed
+            except Exception as later:
+                diagnosis, error = self._device.diagnose(later), later
+        if diagnosis == "memory":
+            free, total = self._device.memory()
+            return _instead(
+                error,
+                DeviceOutOfMemory(
+                    f"{run.name} ({run.call_id}) asked for more memory than the device has: {error}; "
+                    f"{free} of {total} bytes are free. Use smaller arrays, or work in parts",
+                    free_bytes=free,
+                    total_bytes=total,
+                ),
+            )
+        if diagnosis == "sticky":
+            self.unwell = f"{type(error).__name__}: {error}"
+            return _instead(
+                error,
+                DeviceError(
+                    f"{run.name} ({run.call_id}) broke the context of device {', '.join(self._device.names)}: {error}. "
+                    "The worker is being replaced; look for out-of-bounds accesses in the kernel",
+                    call_id=run.call_id,
+                    device=", ".join(self._device.names),
+                ),
+            )
+        return error
+
+
+def _instead(error: BaseException, told: BaseException) -> BaseException:
+    told.__cause__ = error
+    return told.with_traceback(error.__traceback__)

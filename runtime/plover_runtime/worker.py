@@ -1,0 +1,101 @@
+"""A worker: one process, one open device, one call at a time on its main thread.
+
+It was forked from its zygote with stdout, stderr and a status page that the daemon made. It opens the device, says hello
+with its launch token, and then runs what it is sent until it is told to leave, is killed, or its device breaks.
+
+Guarantees: a call's output is complete, and marked as such in both pipes, before its result is sent. An interrupt is raised
+only in the attempt that it is meant for. A worker whose device is broken says so and ends without destructors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+import zmq
+
+from plover import context
+from plover.versions import versions
+from plover.wire import codec, markers
+from plover.wire import messages as m
+from plover.wire.page import StatusPage, pack
+from plover_runtime.device import open_device
+from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
+
+def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> None:
+    """Be a worker; returns when the daemon says so."""
+    context.enter_worker()
+    page = StatusPage(page_fd)
+    os.close(page_fd)
+    signal.signal(signal.SIGINT, _interrupter(page))
+    started = time.monotonic()
+    device = open_device(prepare.device_kind, prepare.devices)
+    output = _Output(fork.marker)
+    zmq_context = zmq.Context()
+    socket = zmq_context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.connect(prepare.worker_address)
+    hello = m.WorkerHello(fork.token, os.getpid(), versions(), time.monotonic() - started)
+    socket.send_multipart(codec.write(hello))
+    invoker = Invoker(device, page, prepare.payload_limit_bytes)
+    while True:
+        incoming = codec.TO_WORKER.read(_receive(socket))
+        if isinstance(incoming.message, m.Leave):
+            return
+        run: m.Run = incoming.message
+        try:
+            finished, body = invoker.run(incoming)  # type: ignore[arg-type]
+        except PayloadAbsent:
+            socket.send_multipart(codec.write(m.PayloadMissing(run.call, run.attempt), incoming.incarnation))
+            continue
+        output.complete(pack(run.call, run.attempt))
+        # Sent as copies: the function may go on changing an array that it returned and also kept.
+        socket.send_multipart(codec.write(finished, incoming.incarnation, body))
+        if invoker.unwell is not None:
+            socket.send_multipart(codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
+            zmq_context.destroy(linger=1000)
+            os._exit(1)  # destructors of a broken context hang
+        del incoming, finished, body
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[bytes | zmq.Frame]:
+    """A message's frames: the first as bytes, large ones as the writable memory that they came in."""
+    frames: list[bytes | zmq.Frame] = [socket.recv()]
+    while socket.getsockopt(zmq.RCVMORE):
+        frames.append(socket.recv(copy=False))
+    return frames
+
+
+def _interrupter(page: StatusPage):  # type: ignore[no-untyped-def]
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if page.running_is_cancelled():
+            raise Interrupted
+
+    return handle
+
+
+class _Output:
+    """The worker's end of its output pipes: private duplicates, which a user's `dup2` does not reach."""
+
+    def __init__(self, word: bytes) -> None:
+        self._word = word
+        self._fds = (os.dup(1), os.dup(2))
+        self._libc = ctypes.CDLL(None)
+
+    def complete(self, attempt: int) -> None:
+        """Everything that the attempt wrote is in the pipes, and its marker behind it."""
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            try:
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):  # closed by the user's code: then there is nothing to flush
+                continue
+        self._libc.fflush(None)
+        marker = markers.make(self._word, attempt)
+        for fd in self._fds:
+            os.write(fd, marker)
