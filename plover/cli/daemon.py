@@ -1,0 +1,223 @@
+"""``plover start | stop | drain | status``: a daemon's life.
+
+Guarantees: `start` without --detach runs until the daemon ends; with it, it returns when clients can connect, or with the
+reason why they cannot. The others talk to the daemon at --address, $PLOVER_ADDRESS, or this machine's default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plover import addresses
+from plover.errors import DaemonUnreachable, PloverError
+from plover.wire import messages as m
+
+if TYPE_CHECKING:
+    from plover.client.connection import Connection
+    from plover.daemon.config import DaemonConfig
+
+_END_S = 60.0
+
+
+def add_commands(commands: Any) -> None:
+    """Add this group's commands to the parser."""
+    start = commands.add_parser("start", help="run a daemon on this machine")
+    start.add_argument(
+        "--bind", action="append", metavar="ADDRESS", help="where clients connect: ipc:///path/of/a/socket"
+    )
+    start.add_argument("--launcher", default="process", choices=["docker", "process"], help="how workers are started")
+    start.add_argument("--devices", metavar="WHICH", help="GPUs by index or UUID, comma-separated, or simulated:N")
+    start.add_argument("--state-dir", metavar="DIR", help="sockets of the workers, caches, log; private to this user")
+    start.add_argument(
+        "--detach", action="store_true", help="return when the daemon serves; its log is in the state dir"
+    )
+    start.set_defaults(run=_start)
+    for name, help_text in (
+        ("stop", "cancel everything and end the daemon"),
+        ("drain", "finish what was accepted and end the daemon"),
+        ("status", "show what runs"),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument(
+            "--address", metavar="ADDRESS", help="of the daemon; default: $PLOVER_ADDRESS or this machine's"
+        )
+        if name == "status":
+            command.add_argument("--json", action="store_true", help="everything, as JSON")
+            command.set_defaults(run=_status)
+        else:
+            command.set_defaults(run=_end, drain=name == "drain")
+
+
+# -- start -------------------------------------------------------------------------------------------------------------
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    if not sys.platform.startswith("linux"):
+        raise PloverError("a daemon runs on Linux only; this machine can be a client of one")
+    from plover.daemon.config import DaemonConfig
+
+    default = addresses.default_directory()
+    config = DaemonConfig(
+        addresses=tuple(arguments.bind or [f"ipc://{default / addresses.SOCKET_NAME}"]),
+        state_dir=Path(arguments.state_dir).absolute() if arguments.state_dir else default / "state",
+        launcher=arguments.launcher,
+        devices=arguments.devices,
+    )
+    for address in config.addresses:
+        addresses.socket_path(address)
+    return _detach(config) if arguments.detach else _serve(config, lambda: _say_ready(config))
+
+
+def _serve(config: DaemonConfig, on_ready: Any) -> int:
+    from plover.daemon.run import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    serve(config, on_ready)
+    return 0
+
+
+def _say_ready(config: DaemonConfig) -> None:
+    print(f"plover: daemon {os.getpid()} serves {', '.join(config.addresses)}", flush=True)
+
+
+def _detach(config: DaemonConfig) -> int:
+    """Fork, let the child serve in a session of its own, and wait until it says how that went."""
+    addresses.make_directory(config.state_dir)
+    log = config.state_dir / "daemon.log"
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            said = pipe.read()
+        if said != "ready":
+            raise PloverError(said or f"the daemon ended while it started; see {log}")
+        print(f"plover: a daemon serves {', '.join(config.addresses)}; its log is {log}")
+        return 0
+    status = 1
+    try:
+        os.close(reading)
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for source, target in ((null, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+
+        def ready() -> None:
+            os.write(writing, b"ready")
+            os.close(writing)
+
+        status = _serve(config, ready)
+    except (PloverError, OSError) as error:
+        with contextlib.suppress(OSError):
+            os.write(writing, str(error).encode())
+    finally:
+        os._exit(status)
+
+
+# -- talking to one ----------------------------------------------------------------------------------------------------
+
+
+def _connect(address: str | None) -> Connection:
+    from plover.client.connection import Connection
+    from plover.versions import versions
+
+    chosen = address or os.environ.get("PLOVER_ADDRESS")
+    if not chosen:
+        chosen = f"ipc://{addresses.default_directory() / addresses.SOCKET_NAME}"
+    path = addresses.socket_path(chosen)
+    secret = addresses.read_secret(path)
+    if not addresses.is_alive(path):
+        raise DaemonUnreachable(
+            f"no daemon runs at {chosen}: start one with `plover start --bind {chosen}`", address=chosen
+        )
+    return Connection(chosen, secret, versions())
+
+
+def _end(arguments: argparse.Namespace) -> int:
+    connection = _connect(arguments.address)
+    assert connection.welcome is not None
+    pid = connection.welcome.pid
+    gone = _pidfd(pid)
+    answer: m.Ending = connection.ask(m.AskToEnd(arguments.drain))
+    what = "draining" if arguments.drain else "stopping"
+    print(f"plover: daemon {pid} is {what}; {answer.unfinished} calls are unfinished", flush=True)
+    connection.close()
+    return _wait_until_gone(gone, pid, None if arguments.drain else _END_S)
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None  # it is in another pid namespace, or gone
+
+
+def _wait_until_gone(pidfd: int | None, pid: int, timeout_s: float | None) -> int:
+    if pidfd is None:
+        return 0
+    try:
+        if not select.select([pidfd], [], [], timeout_s)[0]:
+            print(f"plover: daemon {pid} has not ended after {timeout_s:g} s; killing it", file=sys.stderr)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            return 1
+    finally:
+        os.close(pidfd)
+    print(f"plover: daemon {pid} has ended")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    connection = _connect(arguments.address)
+    answer: m.Status = connection.ask(m.AskStatus())
+    connection.close()
+    document = json.loads(answer.document)
+    print(json.dumps(document, indent=2) if arguments.json else _describe(document))
+    return 0
+
+
+def _describe(document: dict[str, Any]) -> str:
+    """The status for people: the daemon, then its devices, then its calls."""
+    scheduler = document["scheduler"]
+    lines = [
+        f"daemon {document['pid']} at {', '.join(document['addresses'])}, "
+        f"up {document['uptime_s']:.0f} s, plover-gpu {document['versions']['plover']}, "
+        f"Python {document['versions']['python']}, launcher {document['launcher']}"
+        + (f", {scheduler['phase']}" if scheduler["phase"] != "running" else ""),
+    ]
+    nests = {nest["nest"]: nest for nest in scheduler["nests"]}
+    workers = {worker["worker"]: worker for worker in scheduler["workers"]}
+    for device in scheduler["devices"]:
+        line = f"  {device['id']}  {device['model']}  {device['memory_bytes'] / 2**30:.1f} GiB  {device['state']}"
+        nest = nests.get(device["nest"])
+        if nest is not None:
+            line += f"  nest {nest['nest']} {nest['state']}"
+            for number in nest["workers"]:
+                worker = workers[number]
+                pid = document["pids"].get(str(number), "?")
+                line += (
+                    f"  worker {number} (pid {pid}) {worker['state']}, {worker['calls_done']} calls done, "
+                    f"{worker['known_functions']} functions live"
+                )
+        if device["last_failure"]:
+            line += f"\n    last failure: {device['last_failure'].splitlines()[0]}"
+        lines.append(line)
+    queued = sum(scheduler["queued"].values())
+    ended = ", ".join(f"{count} {state}" for state, count in scheduler["ended"].items() if count) or "none"
+    lines.append(
+        f"  calls: {queued} queued, {scheduler['calls'].get('dispatched', 0)} running; ended: {ended}; "
+        f"refused: {scheduler['refused']}"
+    )
+    lines.append(f"  clients: {scheduler['clients_present']} present, {scheduler['clients_absent']} absent")
+    if document["refused_messages"]:
+        what = ", ".join(f"{count} × {kind}" for kind, count in document["refused_messages"].items())
+        lines.append(f"  refused messages: {what}")
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""What the scheduler decided about a call, in words: its outcomes as the client's messages.
+
+Guarantees: every text says what happened, to which call or worker, and what to do now. Pure.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import assert_never
+
+from plover.daemon.scheduler import commands as c
+from plover.wire import messages as m
+
+__all__ = ["describe"]
+
+Facts = dict[str, str | int | float | bool | None]
+
+
+def describe(
+    outcome: c.Lost | c.TimedOut | c.Cancelled | c.Refused, call: str, worker: str, output: str
+) -> tuple[str, str, Facts]:
+    """An outcome that the daemon itself decided: the exception's name, its text, and its attributes.
+
+    Args:
+        outcome: the scheduler's.
+        call: the call as people know it: its function's name and its id.
+        worker: which worker ran it last, "" for none.
+        output: the last lines that the worker wrote.
+    """
+    match outcome:
+        case c.Lost():
+            return (
+                "WorkerLost",
+                _lost(outcome, call, worker, output),
+                {
+                    "worker": worker,
+                    "exit_code": outcome.exit_code,
+                    "signal": outcome.signal,
+                    "out_of_memory": outcome.out_of_memory,
+                    "output": output,
+                },
+            )
+        case c.TimedOut(phase="queue", limit_s=limit):
+            return (
+                "CallTimeout",
+                (
+                    f"{call} waited longer than its queue_timeout of {limit:g} s: all workers were busy. "
+                    "Give it more time, a higher priority, or the host more devices"
+                ),
+                {"phase": "queue", "limit_s": limit},
+            )
+        case c.TimedOut(phase=phase, limit_s=limit):
+            return (
+                "CallTimeout",
+                (
+                    f"{call} ran longer than its timeout of {limit:g} s, and was stopped on {worker}. "
+                    "Loading and compiling count; give it more time with .options(timeout=…)"
+                ),
+                {"phase": phase, "limit_s": limit},
+            )
+        case c.Cancelled(tier=tier):
+            how = {"queue": "before it ran", "interrupt": "while it ran", "kill": "by killing its worker"}[tier]
+            return "CallCancelled", f"{call} was cancelled {how}", {"tier": tier}
+        case c.Refused(error=error, reason=reason):
+            return error, f"{call} was refused: {reason}", {}
+        case _:
+            assert_never(outcome)
+
+
+def _lost(outcome: c.Lost, call: str, worker: str, output: str) -> str:
+    if outcome.out_of_memory:
+        how = "the kernel killed it for memory: work on less at a time, or give the host more"
+    elif outcome.signal is not None:
+        how = f"it was killed by signal {outcome.signal} ({_signal_name(outcome.signal)})"
+    elif outcome.exit_code is not None:
+        how = f"it exited with code {outcome.exit_code}"
+    else:
+        how = outcome.reason
+    text = f"{call} was lost with {worker or 'its worker'}, which died while it ran it: {how}."
+    if output:
+        text += "\nIts last lines were:\n" + "\n".join(f"    {line}" for line in output.splitlines()[-10:]) + "\n"
+    return text + " If it may run twice, let it be tried again with .options(retries=…)"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "a real-time signal"

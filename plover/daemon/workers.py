@@ -1,0 +1,130 @@
+"""The shell's side of its workers: launch token, output pipes, status page, and what was sent to each.
+
+Guarantees: a worker is known by its token once and by its socket's routing id from then on; its pipes and page live until
+its end has been told. Assumes: one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+from plover.daemon.config import DaemonLimits
+from plover.daemon.launchers.base import Launcher, WorkerSpec
+from plover.daemon.output import WorkerOutput
+from plover.wire import markers, page
+
+__all__ = ["WorkerRecord", "Workers"]
+
+
+class WorkerRecord:
+    """What the shell holds of one worker.
+
+    Attributes:
+        routing_id: its socket's, once it has said hello.
+        pid: its process, once it was forked.
+        sent: (call, attempt) sent to it without a result yet, in order.
+    """
+
+    def __init__(self, number: int, nest: int, limits: DaemonLimits) -> None:
+        self.number = number
+        self.nest = nest
+        self.token = secrets.token_bytes(16)
+        self.routing_id: bytes | None = None
+        self.pid = 0
+        self.sent: list[tuple[int, int]] = []
+        word = secrets.token_bytes(markers.WORD_SIZE)
+        self.word = word
+        self.output = WorkerOutput(word, limits.output_bytes_per_call, limits.last_output_bytes)
+        self._page_fd = page.create()
+        self.page = page.StatusPage(self._page_fd)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} pid={self.pid} sent={self.sent}>"
+
+    @property
+    def name(self) -> str:
+        """The worker as people know it."""
+        return f"worker {self.number}" + (f" (pid {self.pid})" if self.pid else "")
+
+    def launch(self, launcher: Launcher) -> None:
+        """Have it forked; the descriptors that it needs are its own from then on."""
+        launcher.start_worker(
+            WorkerSpec(
+                worker=self.number,
+                nest=self.nest,
+                token=self.token,
+                marker=self.word,
+                stdout_fd=self.output.stdout_fd,
+                stderr_fd=self.output.stderr_fd,
+                page_fd=self._page_fd,
+            )
+        )
+        self.output.close_worker_side()
+        os.close(self._page_fd)
+
+    def last_begun(self) -> tuple[int, int] | None:
+        """At its death: the attempt that it had begun and not reported, which ran or may have run."""
+        last = self.page.last()
+        return last if last in self.sent else None
+
+    def finished(self, call: int, attempt: int) -> bool:
+        """An attempt's result came; False if it was not sent to this worker, or its result came before."""
+        if (call, attempt) not in self.sent:
+            return False
+        self.sent.remove((call, attempt))
+        return True
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.output.close()
+        self.page.close()
+
+
+class Workers:
+    """All workers that live or whose end has not been told yet."""
+
+    def __init__(self, limits: DaemonLimits) -> None:
+        self._limits = limits
+        self._by_number: dict[int, WorkerRecord] = {}
+        self._by_token: dict[bytes, WorkerRecord] = {}
+        self._by_pipe: dict[int, WorkerRecord] = {}
+
+    def __iter__(self) -> Iterator[WorkerRecord]:
+        return iter(self._by_number.values())
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def add(self, number: int, nest: int) -> WorkerRecord:
+        """A worker that is about to be launched."""
+        worker = WorkerRecord(number, nest, self._limits)
+        self._by_number[number] = self._by_token[worker.token] = worker
+        for pipe in worker.output.pipes:
+            self._by_pipe[pipe.fd] = worker
+        return worker
+
+    def find(self, number: int) -> WorkerRecord | None:
+        """A worker by its number."""
+        return self._by_number.get(number)
+
+    def of_pipe(self, fd: int) -> WorkerRecord:
+        """The worker that writes into a pipe."""
+        return self._by_pipe[fd]
+
+    def admit(self, token: bytes, routing_id: bytes) -> WorkerRecord | None:
+        """A worker says hello; None if nobody was launched with this token, or it was used before."""
+        worker = self._by_token.pop(token, None)
+        if worker is not None:
+            worker.routing_id = routing_id
+        return worker
+
+    def remove(self, number: int) -> WorkerRecord | None:
+        """The worker's end was told; its record must be closed by the caller."""
+        worker = self._by_number.pop(number, None)
+        if worker is not None:
+            self._by_token.pop(worker.token, None)
+            for pipe in worker.output.pipes:
+                del self._by_pipe[pipe.fd]
+        return worker
