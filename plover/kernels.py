@@ -30,10 +30,11 @@ _CUPY_KERNELS = {
     ("cupy._core._reduction", "ReductionKernel"),
 }
 _CUPY_MODULE = ("cupy._core.raw", "RawModule")
+_DIRECTIONS: tuple[tuple[str, Direction], ...] = (("In", "in"), ("Out", "out"), ("InOut", "inout"))
 _WRAPPERS: dict[tuple[str, str], Direction] = {
     (module, name): direction
     for module in ("numba.cuda.args", "numba.cuda.simulator.args")
-    for name, direction in (("In", "in"), ("Out", "out"), ("InOut", "inout"))
+    for name, direction in _DIRECTIONS
 }
 
 #: Options of a dispatcher that mean something on another machine.
@@ -100,8 +101,8 @@ def _cupy_arguments(kernel: Any, name: str) -> dict[str, Any]:
         chosen = ("code", "name", "options", "backend", "translate_cucomplex", "enable_cooperative_groups", "jitify")
         return {key: state[key] for key in chosen if state.get(key)}
     if name == "RawModule":
-        chosen = ("code", "options", "backend", "name_expressions", "enable_cooperative_groups")
-        return {key: getattr(kernel, key) for key in chosen if getattr(kernel, key)}
+        names = ("code", "options", "backend", "name_expressions", "enable_cooperative_groups")
+        return {key: getattr(kernel, key) for key in names if getattr(kernel, key)}
     made = {
         "in_params": _parameters(kernel.in_params),
         "out_params": _parameters(kernel.out_params),

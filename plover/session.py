@@ -267,7 +267,7 @@ def _forget(session: Session) -> None:
 
 @atexit.register
 def _close_all() -> None:
-    for session in list(_sessions):
+    for session in _sessions:
         session.close()
 
 

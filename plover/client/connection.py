@@ -34,6 +34,7 @@ from plover.errors import DaemonLost, DaemonUnreachable, PloverError
 from plover.serialize import Buffer
 from plover.wire import codec
 from plover.wire import messages as m
+from plover.wire import sockets as wire_sockets
 
 __all__ = ["Connection"]
 
@@ -47,8 +48,6 @@ ACKNOWLEDGE_AT = 256
 ACKNOWLEDGE_S = 0.1
 #: Messages received before the outbox is looked at again.
 _BATCH = 64
-#: Frames from this size on are sent and received without a copy (pyzmq's own bookkeeping costs more below).
-_NO_COPY_SIZE = 64 * 1024
 
 
 class Connection:
@@ -258,7 +257,8 @@ class _Driver:
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(self._c.address)
         self._socket.send_multipart(codec.write(m.Hello(self._c.client, self._c._secret, self._c._versions)))
-        self._poll_set = [(self._socket, zmq.POLLIN), (self._c._wake_out, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
+        self._wake_fd = self._c._wake_out.fileno()
+        self._others = (self._wake_fd, self._monitor)
 
     def _reopen(self) -> None:
         self._socket.disable_monitor()
@@ -270,17 +270,16 @@ class _Driver:
         self._shaking_until = time.monotonic() + handshake_s
         while True:
             c._awake = False
-            if not (c._outbox and self._shaking_until is None) and not self._closed():
-                ready = dict(zmq.zmq_poll(self._poll_set, self._timeout_ms()))
-            else:
-                ready = {}
+            # Whatever was put into the outbox before this was written is seen here; whatever comes later wakes the poll.
+            must_look = (c._outbox and self._shaking_until is None) or self._closed()
+            for ready in wire_sockets.poll(self._socket, self._others, 0 if must_look else self._timeout_ms()):
+                if ready == self._wake_fd:
+                    with contextlib.suppress(BlockingIOError):
+                        c._wake_out.recv(4096)
+                elif ready is self._monitor:
+                    self._monitor.recv_multipart()
+                    self._disconnected()
             c._awake = True
-            if c._wake_out in ready or c._wake_out.fileno() in ready:
-                with contextlib.suppress(BlockingIOError):
-                    c._wake_out.recv(4096)
-            if self._monitor in ready:
-                self._monitor.recv_multipart()
-                self._disconnected()
             if self._shaking_until is None:
                 self._send()
             self._receive()
@@ -302,20 +301,14 @@ class _Driver:
     def _send(self) -> None:
         outbox = self._c._outbox
         while outbox:
-            frames = outbox.popleft()
-            last = len(frames) - 1
-            for number, frame in enumerate(frames):
-                copy = len(frame) < _NO_COPY_SIZE
-                self._socket.send(frame, zmq.SNDMORE if number < last else 0, copy=copy)
+            wire_sockets.send(self._socket, outbox.popleft())
 
     def _receive(self) -> None:
         for _ in range(_BATCH):
             try:
-                frames: list[Any] = [self._socket.recv(zmq.NOBLOCK)]
+                frames = wire_sockets.receive(self._socket, wait=False)
             except zmq.Again:
                 return
-            while self._socket.getsockopt(zmq.RCVMORE):
-                frames.append(self._socket.recv(copy=False))
             self._take(codec.TO_CLIENT.read(frames))
         self._c._awake = True
         self._c._wake_in.send(b"\0")  # there may be more: come back without waiting

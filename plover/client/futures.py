@@ -83,7 +83,7 @@ class Future(concurrent.futures.Future[Any]):
         except concurrent.futures.CancelledError:
             raise self._cancelled_as from None
         self._unseal()
-        return self._exception  # type: ignore[no-any-return]
+        return self._exception
 
     def cancel(self) -> bool:
         """Cancel the call, queued or running; False only if it is done.

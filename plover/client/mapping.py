@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from plover.client.futures import Future
 
@@ -82,7 +82,8 @@ def _as_they_end(
     try:
         while pending:
             done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
+            for ended in done:
+                future = cast(Future, ended)
                 value = _value(future, return_exceptions)
                 pending.remove(future)
                 pending.update(_submit_next(submit, source, 1))

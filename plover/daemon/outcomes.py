@@ -9,7 +9,6 @@ import signal
 from typing import assert_never
 
 from plover.daemon.scheduler import commands as c
-from plover.wire import messages as m
 
 __all__ = ["describe"]
 

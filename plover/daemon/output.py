@@ -14,7 +14,7 @@ from collections import deque
 from typing import Literal
 
 from plover.wire import markers
-from plover.wire.page import unpack
+from plover.wire.page import pack, unpack
 
 __all__ = ["Piece", "WorkerOutput"]
 
@@ -87,12 +87,16 @@ class WorkerOutput:
     def complete(self, call: int, attempt: int) -> list[Piece]:
         """The attempt's result is here, so both its markers are in the pipes: what there is before them."""
         pieces: list[Piece] = []
+        marker = markers.make(self._word, pack(call, attempt))
         for pipe in self.pipes:
             while (call, attempt) in pipe.attempts:
                 try:
                     data = os.read(pipe.fd, _CHUNK)
                 except BlockingIOError:
                     data = b""
+                if data == marker and not pipe.kept:  # nothing was written: what nearly every call does
+                    self._end(pipe, (call, attempt))
+                    break
                 if not data:  # a worker that did not write its marker: do not wait for it
                     self.forget(call, attempt)
                     break

@@ -49,9 +49,7 @@ def serve(config: DaemonConfig, on_ready: Callable[[], None] = lambda: None) -> 
     addresses.make_directory(config.state_dir)
     secret = _claim(config)
     scheduler = Scheduler(
-        SchedulerConfig(
-            devices=devices, environments=(Environment("default", PYTHON),), limits=config.scheduler_limits
-        )
+        SchedulerConfig(devices=devices, environments=(Environment("default", PYTHON),), limits=config.scheduler_limits)
     )
     launcher = ProcessLauncher(config.state_dir)
     shell = Shell(config, devices, scheduler, launcher, secret)
@@ -59,7 +57,9 @@ def serve(config: DaemonConfig, on_ready: Callable[[], None] = lambda: None) -> 
         _listen_to_signals(shell)
         if config.parent_fd is not None:
             shell.watch(config.parent_fd, shell.leave)
-        log.info("daemon %d serves %s on %s", os.getpid(), ", ".join(config.addresses), ", ".join(d.id for d in devices))
+        log.info(
+            "daemon %d serves %s on %s", os.getpid(), ", ".join(config.addresses), ", ".join(d.id for d in devices)
+        )
         on_ready()
         shell.run()
     finally:
@@ -99,7 +99,9 @@ def _claim(config: DaemonConfig) -> bytes:
         path = addresses.socket_path(address)
         addresses.make_directory(path.parent)
         if path.exists() and addresses.is_alive(path):
-            raise AccessDenied(f"a daemon serves {address} already: stop it with `plover stop`, or bind another address")
+            raise AccessDenied(
+                f"a daemon serves {address} already: stop it with `plover stop`, or bind another address"
+            )
         directories.append(path.parent)
     return addresses.new_secret(dict.fromkeys(directories))
 

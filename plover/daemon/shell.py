@@ -12,6 +12,7 @@ Assumes: `Scheduler.handle` is pure; launchers never block; frames that came in 
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import os
 import secrets
@@ -39,7 +40,7 @@ from plover.daemon.workers import WorkerRecord, Workers
 from plover.errors import WireError
 from plover.serialize import Buffer
 from plover.versions import versions
-from plover.wire import codec
+from plover.wire import codec, sockets
 from plover.wire import messages as m
 
 __all__ = ["Shell"]
@@ -48,8 +49,9 @@ log = logging.getLogger("plover.daemon")
 
 #: Messages taken before the other descriptors are looked at again.
 _BATCH = 64
-#: Frames from this size on pass without a copy (pyzmq's own bookkeeping costs more below).
-_NO_COPY_SIZE = 64 * 1024
+#: A worker's pipes are watched when it has begun and ended no call for so long. A short call's output is read with its
+#: result; watching would wake the loop for each marker, which costs a short call more than all the rest.
+_LOOK_S = 0.02
 #: A worker that sent a result and died: the result is on its way through the socket and needs no longer than this.
 _LATE_RESULT_S = 0.05
 
@@ -128,6 +130,8 @@ class Shell:
         self._incoming: dict[tuple[bytes, int], _Call] = {}  # submitted, and not taken by the scheduler yet
         self._events: collections.deque[e.AnyEvent] = collections.deque()
         self._deaths: list[tuple[float, base.WorkerEnded]] = []  # waiting for a late result, by deadline
+        self._looks: dict[int, float] = {}  # workers whose pipes are not watched, and when they will be, soonest first
+        self._launcher_due: float | None = None  # `Launcher.next_deadline()` after the last news or command
         self._exiting = False
         self._context = zmq.Context()
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -141,7 +145,6 @@ class Shell:
             Path(addresses.socket_path(address)).chmod(0o600)
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
-        self._pipes_closed: set[int] = set()
         self.watch(launcher.fileno(), self._take_news)
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
@@ -165,17 +168,21 @@ class Shell:
     def run(self) -> None:
         """Serve until draining or stopping has ended, or `leave` is called."""
         self.happen(e.DaemonStarted())
-        poll_set = [(self._router, zmq.POLLIN), (self._epoll.fileno(), zmq.POLLIN)]
+        epoll_fd = self._epoll.fileno()
+        others = (epoll_fd,)
         while not self._exiting:
-            ready = dict(zmq.zmq_poll(poll_set, self._timeout_ms()))
-            if self._router in ready:
-                self._receive()
-            if self._epoll.fileno() in ready:
+            due = self._next_deadline()
+            timeout_ms = -1 if due is None else max(0, int((due - self._clock()) * 1000) + 1)
+            for ready in sockets.poll(self._router, others, timeout_ms):
+                if ready is self._router:
+                    self._receive()
+                    continue
                 for fd, _ in self._epoll.poll(0):
                     callback = self._watched.get(fd)
                     if callback is not None:
                         callback()
-            self._keep_time()
+            if due is not None and self._clock() >= due:
+                self._keep_time(self._clock())
 
     def leave(self) -> None:
         """End the loop after what it is doing now."""
@@ -196,19 +203,25 @@ class Shell:
 
     # -- the clock ------------------------------------------------------------------------------------------------------
 
-    def _timeout_ms(self) -> int:
-        moments = [self.scheduler.next_deadline(), self._launcher.next_deadline()]
-        if self._deaths:
-            moments.append(self._deaths[0][0])
-        due = min((moment for moment in moments if moment is not None), default=None)
-        return -1 if due is None else max(0, int((due - self._clock()) * 1000) + 1)
+    def _next_deadline(self) -> float | None:
+        """When the loop must look at the clock, if no message comes before."""
+        due = self.scheduler.next_deadline()
+        if self._launcher_due is not None and (due is None or self._launcher_due < due):
+            due = self._launcher_due
+        if self._deaths and (due is None or self._deaths[0][0] < due):
+            due = self._deaths[0][0]
+        if self._looks:
+            look = next(iter(self._looks.values()))
+            if due is None or look < due:
+                due = look
+        return due
 
-    def _keep_time(self) -> None:
-        now = self._clock()
+    def _keep_time(self, now: float) -> None:
         while self._deaths and now >= self._deaths[0][0]:
             self._worker_ended(self._deaths.pop(0)[1])
-        deadline = self._launcher.next_deadline()
-        if deadline is not None and now >= deadline:
+        while self._looks and now >= next(iter(self._looks.values())):
+            self._watch_pipes(next(iter(self._looks)))
+        if self._launcher_due is not None and now >= self._launcher_due:
             self._take_news()
         deadline = self.scheduler.next_deadline()
         if deadline is not None and now >= deadline:
@@ -217,15 +230,11 @@ class Shell:
     # -- messages in ----------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        router = self._router
         for _ in range(_BATCH):
             try:
-                routing_id = router.recv(zmq.NOBLOCK)
+                routing_id, frames = sockets.receive_with_identity(self._router)
             except zmq.Again:
                 return
-            frames: list[Any] = []
-            while router.getsockopt(zmq.RCVMORE):
-                frames.append(router.recv(copy=bool(frames) is False))
             try:
                 self._take(routing_id, frames)
             except WireError as error:
@@ -235,31 +244,33 @@ class Shell:
         peer = self._peers.find(routing_id)
         match peer:
             case ClientPeer():
-                if self._is_for_us(codec.FROM_CLIENT, routing_id, frames):
-                    self._take_from_client(routing_id, peer, codec.FROM_CLIENT.read(frames))
+                incoming = codec.FROM_CLIENT.read(frames)
+                if incoming.incarnation == self.incarnation:
+                    self._take_from_client(routing_id, peer, incoming)
+                else:
+                    self._reject_other_incarnation(routing_id, incoming.incarnation)
             case WorkerPeer():
                 self._take_from_worker(peer, codec.FROM_WORKER.read(frames))
             case None:
-                if self._is_for_us(codec.FROM_STRANGER, routing_id, frames):
-                    self._take_from_stranger(routing_id, codec.FROM_STRANGER.read(frames))
+                self._take_from_stranger(routing_id, frames)
             case _:
                 assert_never(peer)
 
-    def _is_for_us(self, reader: codec.Reader[Any], routing_id: bytes, frames: list[Any]) -> bool:
-        """Whether a message names this incarnation, or none yet; what was meant for an earlier daemon is refused."""
-        named = reader.incarnation(frames[0]) if frames else 0
-        if named in (0, self.incarnation):
-            return True
+    def _reject_other_incarnation(self, routing_id: bytes, named: int) -> None:
+        """What was meant for an earlier daemon is not taken by this one as new."""
         self._reject(
             routing_id,
             "DaemonLost",
             f"a message for daemon {named:x}, and this is {self.incarnation:x}: the daemon was replaced",
             kind="earlier incarnation",
         )
-        return False
 
-    def _take_from_stranger(self, routing_id: bytes, incoming: codec.Incoming[m.Hello | m.WorkerHello]) -> None:
-        match incoming.message:
+    def _take_from_stranger(self, routing_id: bytes, frames: list[Any]) -> None:
+        named = codec.incarnation(frames)
+        if named not in (0, self.incarnation):
+            self._reject_other_incarnation(routing_id, named)
+            return
+        match codec.FROM_STRANGER.read(frames).message:
             case m.Hello() as hello:
                 peer = self._peers.admit_client(routing_id, hello.client, hello.secret)
                 if peer is None:
@@ -325,13 +336,16 @@ class Shell:
     def _submit(
         self, routing_id: bytes, peer: ClientPeer, submit: m.Submit, incoming: codec.Incoming[m.FromClient]
     ) -> None:
-        refusal = self._too_large(submit)
-        if refusal is not None:
-            self._reject(routing_id, "PayloadTooLarge", *refusal, submission=submit.submission)
+        size = codec.size_bytes(submit.arguments)
+        if size > self.config.limits.payload_bytes:
+            self._reject_too_large(routing_id, submit, "arguments", size, self.config.limits.payload_bytes)
             return
         if submit.payload is not None:
-            size = codec.size_bytes(submit.payload)
-            self.functions.put(peer.tenant, submit.function, incoming.take(submit.payload), size)
+            function_size = codec.size_bytes(submit.payload)
+            if function_size > self.config.limits.function_bytes:
+                self._reject_too_large(routing_id, submit, "function", function_size, self.config.limits.function_bytes)
+                return
+            self.functions.put(peer.tenant, submit.function, incoming.take(submit.payload), function_size)
         elif not self.functions.holds(peer.tenant, submit.function):
             self._send(routing_id, m.PayloadWanted(submit.submission, submit.function))
             return
@@ -352,7 +366,7 @@ class Shell:
                 queue_timeout_s=options.queue_timeout_s,
                 retries=options.retries,
                 priority=options.priority,
-                size_bytes=codec.size_bytes(submit.arguments),
+                size_bytes=size,
             )
         )
         self._incoming.pop((peer.client, submit.submission), None)
@@ -364,18 +378,9 @@ class Shell:
             call = self._calls[number] = self._incoming[event.client, event.submission]
             self.functions.hold(call.tenant, call.function)
 
-    def _too_large(self, submit: m.Submit) -> tuple[str, str] | None:
-        for what, packed, limit in (
-            ("arguments", submit.arguments, self.config.limits.payload_bytes),
-            ("function", submit.payload or (), self.config.limits.function_bytes),
-        ):
-            size = codec.size_bytes(packed)
-            if size > limit:
-                return (
-                    f"{submit.name}: its {what} of {size} bytes are more than the daemon's limit of {limit}",
-                    "too large",
-                )
-        return None
+    def _reject_too_large(self, routing_id: bytes, submit: m.Submit, what: str, size: int, limit: int) -> None:
+        reason = f"{submit.name}: its {what} of {size} bytes are more than the daemon's limit of {limit}"
+        self._reject(routing_id, "PayloadTooLarge", reason, kind="too large", submission=submit.submission)
 
     def _take_from_worker(self, peer: WorkerPeer, incoming: codec.Incoming[m.FromWorker]) -> None:
         worker = self.workers.find(peer.worker)
@@ -386,6 +391,7 @@ class Shell:
                 if not worker.finished(finished.call, finished.attempt):
                     return
                 self._show(worker.output.complete(finished.call, finished.attempt))
+                self._look_later(worker)
                 call = self._calls.get(finished.call)
                 if call is not None:
                     call.result = finished, incoming.take(finished.packed)
@@ -433,12 +439,14 @@ class Shell:
                         self._worker_ended(news)
                 case _:
                     assert_never(news)
+        self._launcher_due = self._launcher.next_deadline()
 
     def _worker_ended(self, news: base.WorkerEnded) -> None:
         worker = self.workers.remove(news.worker)
         if worker is None:
             return
         self._show(worker.output.drain())
+        self._looks.pop(worker.number, None)
         for pipe in worker.output.pipes:
             self._unwatch(pipe.fd)
         if worker.routing_id is not None:
@@ -454,6 +462,20 @@ class Shell:
             )
         )
         worker.close()
+
+    def _look_later(self, worker: WorkerRecord) -> None:
+        """Something began or ended on the worker: leave its pipes alone for a moment."""
+        if self._looks.pop(worker.number, None) is None:
+            for pipe in worker.output.pipes:
+                self._unwatch(pipe.fd)
+        self._looks[worker.number] = self._clock() + _LOOK_S
+
+    def _watch_pipes(self, number: int) -> None:
+        del self._looks[number]
+        worker = self.workers.find(number)
+        if worker is not None:
+            for pipe in worker.output.pipes:
+                self.watch(pipe.fd, functools.partial(self._read_pipe, pipe.fd))
 
     def _read_pipe(self, fd: int) -> None:
         pieces, is_open = self.workers.of_pipe(fd).output.read(fd)
@@ -499,14 +521,16 @@ class Shell:
                 self._start_nest(command)
             case c.StopNest(nest=nest):
                 self._launcher.stop_nest(nest)
+                self._launcher_due = self._launcher.next_deadline()
             case c.StartWorker(worker=number, nest=nest):
                 worker = self.workers.add(number, nest)
-                for pipe in worker.output.pipes:
-                    self.watch(pipe.fd, lambda fd=pipe.fd: self._read_pipe(fd))  # type: ignore[misc]
                 worker.launch(self._launcher)
+                self._launcher_due = self._launcher.next_deadline()
+                self._look_later(worker)
             case c.KillWorker(worker=number, reason=reason):
                 log.info("killing worker %d: %s", number, reason)
                 self._launcher.kill_worker(number)
+                self._launcher_due = self._launcher.next_deadline()
             case c.LogFault(reason=reason):
                 log.error("a fault of the scheduler's: %s", reason)
             case c.Exit():
@@ -528,6 +552,7 @@ class Shell:
                 payload_limit_bytes=self.config.limits.payload_bytes,
             )
         )
+        self._launcher_due = self._launcher.next_deadline()
 
     def _send_call(self, command: c.SendCall) -> None:
         worker = self.workers.find(command.worker)
@@ -537,6 +562,7 @@ class Shell:
         body = codec.Body()
         arguments = body.pack(call.arguments)
         payload = body.pack(self.functions.get(call.tenant, call.function)) if command.with_payload else None
+        self._look_later(worker)
         call.worker = worker
         call.dispatched = self._clock()
         worker.sent.append((command.call, command.attempt))
@@ -548,10 +574,8 @@ class Shell:
         )
 
     def _send_outcome(self, command: c.SendOutcome) -> None:
-        if command.call is None:
-            call = self._incoming[command.client, command.submission]
-        else:
-            call = self._calls[command.call]
+        number, name = command.call, (command.client, command.submission)
+        call = self._incoming[name] if number is None else self._calls[number]
         body = codec.Body()
         outcome = command.outcome
         if isinstance(outcome, c.FromWorker) and call.result is not None:
@@ -614,12 +638,8 @@ class Shell:
         frames = (
             codec.write(message, self.incarnation, body) if body is not None else codec.write(message, self.incarnation)
         )
-        last = len(frames) - 1
-        send = self._router.send
         try:
-            send(routing_id, zmq.SNDMORE)
-            for number, frame in enumerate(frames):
-                send(frame, zmq.SNDMORE if number < last else 0, copy=number == 0 or len(frame) < _NO_COPY_SIZE)
+            sockets.send(self._router, [routing_id, *frames])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise

@@ -60,7 +60,7 @@ PREFIX_SIZE = _PREFIX.size
 _encoder = msgspec.msgpack.Encoder()
 
 Buffer = bytes | bytearray | memoryview
-T = TypeVar("T")
+T = TypeVar("T", bound=m.Message)
 
 
 class Body:
@@ -120,21 +120,22 @@ class Incoming(msgspec.Struct, Generic[T]):
         small ones are copied out of the message (libzmq hands several messages out of one receive buffer, at any
         address), large ones are the frames themselves (which it allocates one by one).
         """
-        views = [
-            self.body[data.offset : data.offset + data.size]
-            if isinstance(data, m.Inline)
-            else memoryview(self.frames[data.index])
-            for data in packed
-        ]
-        return [
-            bytearray(view) if number and isinstance(data, m.Inline) else view
-            for number, (data, view) in enumerate(zip(packed, views, strict=True))
-        ]
+        found: list[Buffer] = []
+        for data in packed:
+            if isinstance(data, m.Inline):
+                view = self.body[data.offset : data.offset + data.size]
+                found.append(bytearray(view) if found else view)
+            else:
+                found.append(memoryview(self.frames[data.index]))
+        return found
 
 
 def size_bytes(packed: m.Packed) -> int:
     """How many bytes a packed value has."""
-    return sum(data.size for data in packed)
+    size = 0
+    for data in packed:
+        size += data.size
+    return size
 
 
 class Reader(Generic[T]):
@@ -142,26 +143,13 @@ class Reader(Generic[T]):
 
     Args:
         union: the messages that this side may send.
-        side: who sends them, for the refusal: ``client``, ``daemon``, ``worker`` or ``zygote``.
+        side: who sends them, for the refusal: ``client``, ``daemon``, ``worker``, ``zygote``, or ``peer`` where that is
+            not known yet.
     """
 
     def __init__(self, union: Any, side: str) -> None:
         self._decoder = msgspec.msgpack.Decoder(union)
         self._side = side
-
-    def incarnation(self, first: Buffer) -> int:
-        """The incarnation in a first frame's prefix, or a refusal of a frame that is not of this protocol."""
-        if len(first) < PREFIX_SIZE:
-            raise self._refuse(f"a message of {len(first)} bytes, shorter than the {PREFIX_SIZE} of its prefix")
-        magic, version, _, incarnation, _ = _PREFIX.unpack_from(first)
-        if magic != MAGIC:
-            raise self._refuse(f"bytes that are not Plover's (they begin with {bytes(magic)!r})")
-        if version != PROTOCOL:
-            raise self._refuse(
-                f"version {version} of the protocol, and this side speaks version {PROTOCOL}: "
-                "install the same version of plover-gpu on both sides"
-            )
-        return int(incarnation)
 
     def read(self, frames: Sequence[Any]) -> Incoming[T]:
         """Decode a message and check that every byte it describes is there.
@@ -172,46 +160,59 @@ class Reader(Generic[T]):
         if not frames:
             raise self._refuse("a message without any frame")
         first = memoryview(frames[0])
-        incarnation = self.incarnation(first)
-        (length,) = struct.unpack_from("<I", first, 12)
+        if len(first) < PREFIX_SIZE:
+            raise self._refuse(f"a message of {len(first)} bytes, shorter than the {PREFIX_SIZE} of its prefix")
+        magic, version, _, incarnation, length = _PREFIX.unpack_from(first)
+        if magic != MAGIC:
+            raise self._refuse(f"bytes that are not Plover's (they begin with {magic!r})")
+        if version != PROTOCOL:
+            raise self._refuse(
+                f"version {version} of the protocol, and this side speaks version {PROTOCOL}: "
+                "install the same version of plover-gpu on both sides"
+            )
+        end = PREFIX_SIZE + length
         if length > HEADER_LIMIT:
             raise self._refuse(f"a header of {length} bytes; the limit is {HEADER_LIMIT}")
-        if length > len(first) - PREFIX_SIZE:
+        if end > len(first):
             raise self._refuse(f"a truncated message: a header of {length} bytes in {len(first) - PREFIX_SIZE}")
         if len(frames) - 1 > FRAMES_LIMIT:
             raise self._refuse(f"a message of {len(frames)} frames; the limit is {FRAMES_LIMIT}")
         try:
-            message = self._decoder.decode(first[PREFIX_SIZE : PREFIX_SIZE + length])
+            message = self._decoder.decode(first[PREFIX_SIZE:end])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise self._refuse(f"a header that is none of its messages: {error}") from None
-        incoming = Incoming(message, incarnation, first[PREFIX_SIZE + length :], frames[1:])
-        self._check(message, incoming.body, incoming.frames)
-        return incoming
+        body = first[end:]
+        self._check(message.described(), len(body), frames)
+        return Incoming(message, incarnation, body, frames[1:])
 
-    def _check(self, message: T, body: memoryview, frames: Sequence[Any]) -> None:
-        match message:
-            case m.Submit():
-                packed = message.arguments if message.payload is None else message.arguments + message.payload
-            case m.Run():
-                packed = message.arguments if message.payload is None else message.arguments + message.payload
-            case m.Finished() | m.Outcome():
-                packed = message.packed
-            case _:
-                packed = ()
+    def _check(self, packed: m.Packed, body_size: int, frames: Sequence[Any]) -> None:
+        """Every described byte must be there, and every frame be described once."""
+        described = 1
         for data in packed:
             if isinstance(data, m.Inline):
-                if data.offset < 0 or data.size < 0 or data.offset + data.size > len(body):
+                if data.offset < 0 or data.size < 0 or data.offset + data.size > body_size:
                     where = f"{data.size} bytes at {data.offset}"
-                    raise self._refuse(f"a description of {where} of a body of {len(body)}")
-            elif not 0 <= data.index < len(frames):
-                raise self._refuse(f"a description of frame {data.index} of {len(frames)}")
-            elif (size := len(memoryview(frames[data.index]))) != data.size:
-                raise self._refuse(f"a frame of {size} bytes, described as {data.size}")
-        if len(frames) != sum(isinstance(data, m.Frame) for data in packed):
-            raise self._refuse(f"{len(frames)} frames that no part of the message describes")
+                    raise self._refuse(f"a description of {where} of a body of {body_size}")
+            else:
+                if not 0 <= data.index < len(frames) - 1:
+                    raise self._refuse(f"a description of frame {data.index} of {len(frames) - 1}")
+                size = len(memoryview(frames[data.index + 1]))
+                if size != data.size:
+                    raise self._refuse(f"a frame of {size} bytes, described as {data.size}")
+                described += 1
+        if described != len(frames):
+            raise self._refuse(f"{len(frames) - described} frames that no part of the message describes")
 
     def _refuse(self, what: str) -> WireError:
         return WireError(f"the {self._side} sent {what}", fault=self._side)
+
+
+def incarnation(frames: Sequence[Any]) -> int:
+    """The incarnation that a message names, as far as it is one at all: 0 if not."""
+    if not frames or len(memoryview(frames[0])) < PREFIX_SIZE:
+        return 0
+    magic, version, _, named, _ = _PREFIX.unpack_from(memoryview(frames[0]))
+    return int(named) if magic == MAGIC and version == PROTOCOL else 0
 
 
 FROM_CLIENT: Reader[m.FromClient] = Reader(m.FromClient, "client")

@@ -40,6 +40,10 @@ Packed = tuple[Bytes, ...]
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """What every message has in common: written as an array, tagged by its name."""
 
+    def described(self) -> Packed:
+        """All bytes that the message says come with it."""
+        return ()
+
 
 # -- facts -------------------------------------------------------------------------------------------------------------
 
@@ -130,6 +134,10 @@ class Submit(Message, frozen=True, tag="submit"):
     payload: Packed | None = None
     acknowledged: tuple[int, ...] = ()
     name: str = ""
+
+    def described(self) -> Packed:
+        """Arguments, and the payload where it comes along."""
+        return self.arguments if self.payload is None else self.arguments + self.payload
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -223,6 +231,10 @@ class Outcome(Message, frozen=True, tag="outcome"):
     reason: str = ""
     facts: dict[str, str | int | float | bool | None] = {}
 
+    def described(self) -> Packed:
+        """The value or the exception."""
+        return self.packed
+
 
 class Unknown(Message, frozen=True, tag="unknown"):
     """The daemon knows nothing of these submissions: they never arrived, or their results were forgotten."""
@@ -263,6 +275,10 @@ class Finished(Message, frozen=True, tag="finished"):
     timings: Timings
     packed: Packed = ()
 
+    def described(self) -> Packed:
+        """The value or the exception."""
+        return self.packed
+
 
 class PayloadMissing(Message, frozen=True, tag="payload-missing"):
     """The worker does not hold this attempt's function (any more): send it again with its payload."""
@@ -290,6 +306,10 @@ class Run(Message, frozen=True, tag="run"):
     function: bytes
     arguments: Packed
     payload: Packed | None = None
+
+    def described(self) -> Packed:
+        """Arguments, and the payload where it comes along."""
+        return self.arguments if self.payload is None else self.arguments + self.payload
 
 
 class Leave(Message, frozen=True, tag="leave"):

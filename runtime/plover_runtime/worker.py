@@ -20,11 +20,12 @@ import zmq
 
 from plover import context
 from plover.versions import versions
-from plover.wire import codec, markers
+from plover.wire import codec, markers, sockets
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
 from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
+
 
 def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> None:
     """Be a worker; returns when the daemon says so."""
@@ -44,7 +45,7 @@ def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> None:
     socket.send_multipart(codec.write(hello))
     invoker = Invoker(device, page, prepare.payload_limit_bytes)
     while True:
-        incoming = codec.TO_WORKER.read(_receive(socket))
+        incoming = codec.TO_WORKER.read(sockets.receive(socket, wait=True))
         if isinstance(incoming.message, m.Leave):
             return
         run: m.Run = incoming.message
@@ -55,20 +56,12 @@ def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> None:
             continue
         output.complete(pack(run.call, run.attempt))
         # Sent as copies: the function may go on changing an array that it returned and also kept.
-        socket.send_multipart(codec.write(finished, incoming.incarnation, body))
+        sockets.send_copies(socket, codec.write(finished, incoming.incarnation, body))
         if invoker.unwell is not None:
             socket.send_multipart(codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
             zmq_context.destroy(linger=1000)
             os._exit(1)  # destructors of a broken context hang
         del incoming, finished, body
-
-
-def _receive(socket: zmq.Socket[bytes]) -> list[bytes | zmq.Frame]:
-    """A message's frames: the first as bytes, large ones as the writable memory that they came in."""
-    frames: list[bytes | zmq.Frame] = [socket.recv()]
-    while socket.getsockopt(zmq.RCVMORE):
-        frames.append(socket.recv(copy=False))
-    return frames
 
 
 def _interrupter(page: StatusPage):  # type: ignore[no-untyped-def]
@@ -89,7 +82,7 @@ class _Output:
 
     def complete(self, attempt: int) -> None:
         """Everything that the attempt wrote is in the pipes, and its marker behind it."""
-        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        for stream in {id(each): each for each in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)}.values():
             try:
                 if stream is not None:
                     stream.flush()

@@ -68,8 +68,8 @@ class CudaDevice:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
-        self._cupy = importlib.util.find_spec("cupy") and importlib.import_module("cupy")
-        self._numba = importlib.util.find_spec("numba") and importlib.import_module("numba.cuda")
+        self._cupy: Any = importlib.import_module("cupy") if importlib.util.find_spec("cupy") else None
+        self._numba: Any = importlib.import_module("numba.cuda") if importlib.util.find_spec("numba") else None
         if self._cupy:
             self._cupy.cuda.Device(0).use()
             one = self._cupy.zeros(1, dtype="f4")
