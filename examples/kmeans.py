@@ -1,6 +1,6 @@
 """k-means in CuPy on scikit-learn's digits, checked against scikit-learn's own from the same initial centres.
 
-    python examples/kmeans.py
+python examples/kmeans.py
 """
 
 import numpy as np

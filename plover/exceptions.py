@@ -174,19 +174,21 @@ def _rebuild(node: _Exception) -> BaseException:
         return _rebuild_group(node)
     if node.whole:
         with contextlib.suppress(Exception):
-            error = serialize.unpack(node.whole)
-            if isinstance(error, BaseException):
-                return error
+            whole = serialize.unpack(node.whole)
+            if isinstance(whole, BaseException):
+                return whole
     if node.parts:
         with contextlib.suppress(Exception):
             cls, args, attributes = serialize.unpack(node.parts)
-            error = cls.__new__(cls, *args)
+            error: BaseException = cls.__new__(cls, *args)
             error.args = args
             if isinstance(error, OSError):
                 OSError.__init__(error, *args)
             error.__dict__.update(attributes)
-            return error  # type: ignore[no-any-return]
-    stand_in = type(node.name.rpartition(".")[2], (Exception,), {"__module__": node.module, "__qualname__": node.name})
+            return error
+    stand_in: type[Exception] = type(
+        node.name.rpartition(".")[2], (Exception,), {"__module__": node.module, "__qualname__": node.name}
+    )
     return stand_in(node.text)
 
 

@@ -23,7 +23,11 @@ __all__ = ["KernelArgument", "KernelLaunch", "array_arguments", "kind_of", "mark
 Kind = Literal["numba", "cupy"]
 Direction = Literal["in", "out", "inout"]
 
-_DISPATCHERS = {("numba.cuda.dispatcher", "CUDADispatcher"), ("numba.cuda.simulator.kernel", "FakeCUDAKernel")}
+_DISPATCHERS = {
+    ("numba.cuda.dispatcher", "CUDADispatcher"),
+    ("numba.cuda.simulator.kernel", "FakeCUDAKernel"),
+    ("plover_runtime.simulator.kernels.launch", "Kernel"),  # what a simulated worker has in its place
+}
 _CUPY_KERNELS = {
     ("cupy._core.raw", "RawKernel"),
     ("cupy._core._kernel", "ElementwiseKernel"),

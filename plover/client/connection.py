@@ -271,7 +271,7 @@ class _Driver:
         while True:
             c._awake = False
             # Whatever was put into the outbox before this was written is seen here; whatever comes later wakes the poll.
-            must_look = (c._outbox and self._shaking_until is None) or self._closed()
+            must_look = (bool(c._outbox) and self._is_shaken()) or self._closed()
             for ready in wire_sockets.poll(self._socket, self._others, 0 if must_look else self._timeout_ms()):
                 if ready == self._wake_fd:
                     with contextlib.suppress(BlockingIOError):
@@ -280,7 +280,7 @@ class _Driver:
                     self._monitor.recv_multipart()
                     self._disconnected()
             c._awake = True
-            if self._shaking_until is None:
+            if self._is_shaken():
                 self._send()
             self._receive()
             self._keep_time(time.monotonic())
@@ -289,8 +289,11 @@ class _Driver:
                 self._socket.disable_monitor()
                 return
 
+    def _is_shaken(self) -> bool:
+        return self._shaking_until is None
+
     def _closed(self) -> bool:
-        return self._c._closing and (self._shaking_until is not None or not self._c._outbox)
+        return self._c._closing and (not self._is_shaken() or not self._c._outbox)
 
     def _timeout_ms(self) -> int:
         now = time.monotonic()

@@ -186,22 +186,22 @@ class Reader(Generic[T]):
         return Incoming(message, incarnation, body, frames[1:])
 
     def _check(self, packed: m.Packed, body_size: int, frames: Sequence[Any]) -> None:
-        """Every described byte must be there, and every frame be described once."""
-        described = 1
+        """Every described byte must be there, and every frame be described once, in order."""
+        next_frame = 1
         for data in packed:
             if isinstance(data, m.Inline):
                 if data.offset < 0 or data.size < 0 or data.offset + data.size > body_size:
                     where = f"{data.size} bytes at {data.offset}"
                     raise self._refuse(f"a description of {where} of a body of {body_size}")
             else:
-                if not 0 <= data.index < len(frames) - 1:
+                if data.index != next_frame - 1 or next_frame >= len(frames):
                     raise self._refuse(f"a description of frame {data.index} of {len(frames) - 1}")
-                size = len(memoryview(frames[data.index + 1]))
+                size = len(memoryview(frames[next_frame]))
                 if size != data.size:
                     raise self._refuse(f"a frame of {size} bytes, described as {data.size}")
-                described += 1
-        if described != len(frames):
-            raise self._refuse(f"{len(frames) - described} frames that no part of the message describes")
+                next_frame += 1
+        if next_frame != len(frames):
+            raise self._refuse(f"{len(frames) - next_frame} frames that no part of the message describes")
 
     def _refuse(self, what: str) -> WireError:
         return WireError(f"the {self._side} sent {what}", fault=self._side)

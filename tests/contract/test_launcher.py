@@ -179,8 +179,6 @@ def test_the_zygote_has_one_thread_and_touched_no_driver(rig: Rig) -> None:
 # -- death -------------------------------------------------------------------------------------------------------------
 
 
-
-
 def _die(number: int) -> Callable[[], None]:
     def die() -> None:
         import os

@@ -135,7 +135,9 @@ class TestRefusals:
     def test_more_frames_than_the_limit(self) -> None:
         frames = codec.write(m.Ping()) + [b""] * (codec.FRAMES_LIMIT + 1)
         text, _ = refusal(codec.FROM_CLIENT, frames)
-        assert text == f"the client sent a message of {codec.FRAMES_LIMIT + 2} frames; the limit is {codec.FRAMES_LIMIT}"
+        assert (
+            text == f"the client sent a message of {codec.FRAMES_LIMIT + 2} frames; the limit is {codec.FRAMES_LIMIT}"
+        )
 
     @pytest.mark.parametrize(
         "header",
@@ -213,7 +215,9 @@ class TestIncarnationOfAnything:
         assert codec.incarnation([codec.write(m.Ping(), 78)[0][: codec.PREFIX_SIZE]]) == 78
 
     @pytest.mark.parametrize(
-        "frames", [[], [b"short"], [b"XX" + bytes(14)], [raw(b"", version=2)]], ids=["none", "short", "magic", "version"]
+        "frames",
+        [[], [b"short"], [b"XX" + bytes(14)], [raw(b"", version=2)]],
+        ids=["none", "short", "magic", "version"],
     )
     def test_it_is_zero_for_what_is_no_message(self, frames: list[bytes]) -> None:
         assert codec.incarnation(frames) == 0
@@ -226,7 +230,9 @@ def test_a_call_is_named_alike_on_every_side() -> None:
 def test_a_message_without_bytes_describes_none() -> None:
     assert m.Ping().described() == ()
     assert m.Outcome(1, "ended", m.Receipt(), (m.Inline(0, 1),)).described() == (m.Inline(0, 1),)
-    assert m.Finished(1, 1, "failed", m.Timings(0, 0, 0, True, True), (m.Inline(0, 2),)).described() == (m.Inline(0, 2),)
+    assert m.Finished(1, 1, "failed", m.Timings(0, 0, 0, True, True), (m.Inline(0, 2),)).described() == (
+        m.Inline(0, 2),
+    )
     run = m.Run(1, 1, "", "", b"", (m.Inline(0, 1),))
     assert run.described() == (m.Inline(0, 1),)
     assert m.Run(1, 1, "", "", b"", (m.Inline(0, 1),), (m.Frame(0, 2),)).described() == (m.Inline(0, 1), m.Frame(0, 2))

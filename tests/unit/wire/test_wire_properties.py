@@ -48,6 +48,8 @@ def _values(kind: Any, packed: st.SearchStrategy[m.Packed]) -> st.SearchStrategy
     if kind is float:
         return st.floats(allow_nan=False)
     arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple and Ellipsis not in arguments:
+        return st.tuples(*(_values(each, packed) for each in arguments))
     if typing.get_origin(kind) is dict:
         return st.dictionaries(st.text(max_size=5), _values(arguments[1], packed), max_size=3)
     if arguments and type(None) in arguments:

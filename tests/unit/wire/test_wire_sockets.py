@@ -75,26 +75,26 @@ def test_nothing_to_receive_is_said_at_once(pair: Pair) -> None:
 
 
 def test_a_router_says_who_sent(context: Context) -> None:
-    router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
-    router.bind("inproc://router")
-    dealer.setsockopt(zmq.ROUTING_ID, b"peer")
-    dealer.connect("inproc://router")
-    sockets.send(dealer, [b"head", b"body"])
-    assert sockets.poll(router, [], 1000) == [router]
-    routing_id, frames = sockets.receive_with_identity(router)
-    assert routing_id == b"peer"
-    assert [bytes(memoryview(frame)) for frame in frames] == [b"head", b"body"]
-    with pytest.raises(zmq.Again):
-        sockets.receive_with_identity(router)
+    with context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
+        router.bind("inproc://router")
+        dealer.setsockopt(zmq.ROUTING_ID, b"peer")
+        dealer.connect("inproc://router")
+        sockets.send(dealer, [b"head", b"body"])
+        assert sockets.poll(router, [], 1000) == [router]
+        routing_id, frames = sockets.receive_with_identity(router)
+        assert routing_id == b"peer"
+        assert [bytes(memoryview(frame)) for frame in frames] == [b"head", b"body"]
+        with pytest.raises(zmq.Again):
+            sockets.receive_with_identity(router)
 
 
 def test_a_routing_id_without_a_message_is_an_empty_message(context: Context) -> None:
     """A peer that is no DEALER can send a message of no frame after its routing id; seen as one of a single frame."""
-    puller, pusher = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
-    puller.bind("inproc://alone")
-    pusher.connect("inproc://alone")
-    pusher.send(b"peer")
-    assert sockets.receive_with_identity(puller) == (b"peer", [])
+    with context.socket(zmq.PAIR) as puller, context.socket(zmq.PAIR) as pusher:
+        puller.bind("inproc://alone")
+        pusher.connect("inproc://alone")
+        pusher.send(b"peer")
+        assert sockets.receive_with_identity(puller) == (b"peer", [])
 
 
 def test_poll_returns_what_is_ready_as_it_was_given(pair: Pair) -> None:
