@@ -22,7 +22,6 @@ class DaemonLimits(msgspec.Struct, frozen=True, kw_only=True):
     functions_bytes_per_tenant: int = 1 << 30
     output_bytes_per_call: int = 10 << 20
     last_output_bytes: int = 4 << 10
-    strangers: int = 1024
 
 
 class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,268 @@
+"""The command line: start, detach, status, drain, stop, doctor, and what `start` refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import plover
+from plover import gpu_function
+from tests.support.daemons import PATIENCE_S, Daemon, Fifo, Mark, daemon, read_line
+from tests.support.daemons import plover as command
+
+
+@pytest.fixture
+def mark() -> Iterator[Mark]:
+    """A directory, and a mark on what is started."""
+    mark = Mark()
+    yield mark
+    mark.assert_gone()
+    mark.remove()
+
+
+def _blocker() -> plover.GpuFunction:
+    def block(begun: str, gate: str) -> str:
+        with open(begun, "w") as fifo:
+            fifo.write("begun\n")
+        with open(gate) as fifo:
+            return fifo.readline()
+
+    made = gpu_function(block)
+    assert isinstance(made, plover.GpuFunction)
+    return made
+
+
+def test_start_says_when_it_is_ready_and_status_what_runs(daemon: Daemon, session: plover.Session) -> None:
+    assert daemon.ready_line == f"plover: daemon {daemon.pid} serves {daemon.address}\n"
+    assert gpu_function(lambda: 1)() == 1
+    code, out, _ = command("status", "--address", daemon.address)
+    assert code == 0
+    assert f"daemon {daemon.pid} at {daemon.address}" in out
+    assert "launcher process" in out
+    assert re.search(r"simulated:0 .* healthy .*worker \d+ \(pid \d+\) \w+, \d+ calls done", out)
+    assert re.search(r"calls: 0 queued, 0 running; ended: \d+ succeeded", out)
+    document = daemon.status()
+    assert document["pid"] == daemon.pid
+    assert document["addresses"] == [daemon.address]
+    assert document["limits"]["queued_calls_per_tenant"] == 10_000
+    (pid,) = document["pids"].values()
+    assert pid in daemon.mark.pids()
+    secret = (daemon.socket.parent / "secret").read_bytes()
+    assert secret.hex() not in str(document)
+
+
+def test_status_by_the_environments_address(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLOVER_ADDRESS", daemon.address)
+    code, out, _ = command("status")
+    assert (code, f"daemon {daemon.pid} " in out) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["status", "stop", "drain"])
+def test_without_a_daemon_the_others_say_how_to_start_one(name: str, mark: Mark) -> None:
+    code, out, errors = command(name, "--address", f"ipc://{mark.directory}/none.sock")
+    assert (code, out) == (1, "")
+    assert errors.startswith("plover: no daemon")
+    assert "plover start" in errors
+    assert errors.count("\n") == 1
+
+
+def test_doctor() -> None:
+    code, out, _ = command("doctor")
+    assert code == 0
+    for words in ("Python 3.", "packages", "numpy ", "devices", "no GPU: ", "simulated device", "limits", "open files"):
+        assert words in out, words
+    assert "queued_calls_per_tenant = 10000" in out
+    assert "the first call starts an embedded one" in out
+
+
+def test_a_wrong_command_is_a_wrong_use() -> None:
+    assert command("nonsense")[0] == 2
+    assert command()[0] == 2
+    assert command("--version")[0] == 0
+
+
+# -- what start refuses ------------------------------------------------------------------------------------------------
+
+
+def _refused(mark: Mark, *arguments: str) -> str:
+    """`plover start` in a process of its own, for one that were to serve would never end; its one line of reason."""
+    state = ["--state-dir", str(mark.directory / "state2")]
+    done = subprocess.run(
+        [sys.executable, "-m", "plover.cli.main", "start", "--devices", "simulated:1", *state, *arguments],
+        capture_output=True,
+        text=True,
+        env=mark.environment(),
+        timeout=PATIENCE_S,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("detach", [[], ["--detach"]])
+def test_a_second_start_on_the_same_address_is_refused(daemon: Daemon, mark: Mark, detach: list[str]) -> None:
+    reason = _refused(mark, "--bind", daemon.address, *detach)
+    assert "serves" in reason
+    assert daemon.address in reason
+    with plover.connect(daemon.address):  # the first one's secret is still good
+        assert gpu_function(lambda: 1)() == 1
+
+
+def test_a_bind_in_a_directory_that_others_can_enter_is_refused(mark: Mark) -> None:
+    open_directory = mark.directory / "open"
+    open_directory.mkdir()
+    open_directory.chmod(0o755)
+    reason = _refused(mark, "--bind", f"ipc://{open_directory}/d.sock")
+    assert "can be entered by others (mode 755)" in reason
+    assert "chmod 700" in reason
+    assert list(open_directory.iterdir()) == []
+
+
+def test_tcp_is_refused_with_a_word_about_keys(mark: Mark) -> None:
+    reason = _refused(mark, "--bind", "tcp://127.0.0.1:7707")
+    assert "tcp is not built yet" in reason
+    assert "keys" in reason
+    with pytest.raises(ValueError, match="keys"):
+        plover.connect("tcp://127.0.0.1:7707")
+
+
+def test_docker_is_refused_as_not_built(mark: Mark) -> None:
+    reason = _refused(mark, "--bind", f"ipc://{mark.directory}/s/d.sock", "--launcher", "docker")
+    assert "'docker' is not built yet" in reason
+    assert "--launcher process" in reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bind", "nonsense"], "is not an address"),
+        (["--bind", "ipc://relative.sock"], "begins with a slash"),
+        (["--bind", "ipc:///tmp/" + "x" * 120], "at most 107 bytes"),
+        (["--bind", "udp://x"], "no such kind of address"),
+        (["--devices", "simulated:0"], "simulated:N"),
+        (["--devices", "7"], "there is no GPU '7' here"),
+    ],
+)
+def test_other_nonsense_is_refused_in_a_line(mark: Mark, arguments: list[str], words: str) -> None:
+    assert words in _refused(mark, *arguments)
+
+
+# -- ending ------------------------------------------------------------------------------------------------------------
+
+
+def test_drain_finishes_what_was_accepted_and_takes_nothing_new(fifos: list[Fifo]) -> None:
+    with daemon() as own, plover.connect(own.address):
+        running = _blocker().submit(fifos[0].path, fifos[1].path)
+        fifos[0].wait()
+        waiting = [gpu_function(lambda x: x).submit(number) for number in range(3)]
+        draining = subprocess.Popen(
+            [sys.executable, "-m", "plover.cli.main", "drain", "--address", own.address],
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=own.mark.environment(),
+        )
+        assert read_line(draining.stdout) == f"plover: daemon {own.pid} is draining; 4 calls are unfinished\n"
+        late = gpu_function(lambda: 1).submit()
+        error = late.exception(PATIENCE_S)
+        assert isinstance(error, plover.NoCapacity)
+        assert "draining" in str(error)
+        fifos[1].say()
+        assert running.result(PATIENCE_S) == "go\n"
+        assert [future.result(PATIENCE_S) for future in waiting] == [0, 1, 2]
+        out, _ = draining.communicate(timeout=PATIENCE_S)
+        assert (draining.returncode, out.decode()) == (0, f"plover: daemon {own.pid} has ended\n")
+        assert own.wait() == 0
+
+
+def test_stop_cancels_and_ends(fifos: list[Fifo]) -> None:
+    with daemon() as own, plover.connect(own.address):
+        running = _blocker().submit(fifos[0].path, fifos[1].path)
+        fifos[0].wait()
+        waiting = gpu_function(lambda: 1).submit()
+        code, out, errors = command("stop", "--address", own.address)
+        assert (code, errors) == (0, "")
+        assert "is stopping; 2 calls are unfinished" in out
+        assert f"daemon {own.pid} has ended" in out
+        assert own.wait() == 0
+        for future in (running, waiting):
+            error = None
+            try:
+                future.result(PATIENCE_S)
+            except (plover.CallCancelled, plover.DaemonLost) as caught:
+                error = caught
+            assert isinstance(error, plover.CallCancelled), error
+
+
+def test_sigint_drains(fifos: list[Fifo]) -> None:
+    with daemon() as own, plover.connect(own.address):
+        running = _blocker().submit(fifos[0].path, fifos[1].path)
+        fifos[0].wait()
+        os.kill(own.pid, signal.SIGINT)
+        fifos[1].say()
+        assert running.result(PATIENCE_S) == "go\n"
+        assert own.wait() == 0
+
+
+def test_detach_returns_when_clients_can_connect(mark: Mark) -> None:
+    address = f"ipc://{mark.directory}/s/d.sock"
+    state = mark.directory / "state"
+    start = [sys.executable, "-m", "plover.cli.main", "start", "--bind", address, "--devices", "simulated:1"]
+    done = subprocess.run(
+        [*start, "--state-dir", str(state), "--detach"],
+        capture_output=True,  # returns only when nobody holds the pipes any more
+        text=True,
+        env=mark.environment(),
+        timeout=PATIENCE_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert address in done.stdout
+    assert str(state / "daemon.log") in done.stdout
+    pids = mark.pids()
+    try:
+        with plover.connect(address) as session:
+            assert gpu_function(lambda: 4)() == 4
+            welcome = session.connection().welcome
+            assert welcome is not None
+            assert os.getsid(welcome.pid) == welcome.pid
+        assert "serves" in (state / "daemon.log").read_text()
+    finally:
+        code, out, errors = command("stop", "--address", address)
+    assert code == 0, errors
+    assert pids
+    assert not (mark.directory / "s" / "d.sock").exists()
+
+
+def test_a_socket_that_a_dead_daemon_left_is_taken_over(mark: Mark) -> None:
+    path = mark.directory / "s" / "d.sock"
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with daemon(mark=mark) as own, plover.connect(own.address):
+        assert Path(own.socket) == path
+        assert gpu_function(lambda: 5)() == 5
+
+
+def test_the_default_address_is_found(monkeypatch: pytest.MonkeyPatch, mark: Mark) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(mark.directory))
+    start = [sys.executable, "-m", "plover.cli.main", "start", "--devices", "simulated:2", "--detach"]
+    subprocess.run(start, check=True, capture_output=True, env=mark.environment(), timeout=PATIENCE_S)
+    try:
+        code, out, _ = command("doctor")
+        assert f"a daemon serves ipc://{mark.directory}/plover/daemon.sock" in out
+        with plover.connect() as session:
+            assert session.submit(lambda: 6).result(PATIENCE_S) == 6
+            welcome = session.connection().welcome
+            assert welcome is not None
+            assert welcome.pid in mark.pids()
+    finally:
+        code, _, errors = command("stop")
+    assert code == 0, errors
