@@ -65,7 +65,9 @@ def make_directory(path: Path) -> None:
     Raises:
         AccessDenied: it is somebody else's, or open to others.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    missing = [path, *path.parents]
+    for directory in reversed([each for each in missing if not each.exists()]):
+        directory.mkdir(mode=0o700, exist_ok=True)  # with parents=True these would be open to others
     _check_private(path)
 
 

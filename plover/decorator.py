@@ -9,6 +9,7 @@ Assumes: a `plover.session` to send calls with; it is imported at the first call
 from __future__ import annotations
 
 import functools
+import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -34,6 +35,8 @@ class _Remote:
         self._options = options
         #: The last payload: while the target's bytes stay the same, so does its digest, which costs more than comparing.
         self._payload: Payload | None = None
+        #: What `_payload` was made of, if that is cheap to tell: see `serialize.fingerprint`.
+        self._fingerprint: list[Any] | None = None
 
     def _name(self) -> str:
         return str(getattr(self._target, "__qualname__", None) or getattr(self._target, "__name__", "function"))
@@ -42,12 +45,19 @@ class _Remote:
         """The target's payload as it is now, with everything that it captures."""
         from plover.client.calls import Payload
 
+        now, known = serialize.fingerprint(self._target), self._payload
+        if known is not None and now is not None and self._is_as_before(now):
+            return known
         buffers, classes = serialize.pack_function(self._target)
         content: list[serialize.Buffer] = [bytes(buffer) for buffer in buffers]
-        known = self._payload
         if known is None or known.buffers != content:
             known = self._payload = Payload.of(content, classes, self._name())
+        self._fingerprint = now
         return known
+
+    def _is_as_before(self, now: list[Any]) -> bool:
+        before = self._fingerprint
+        return before is not None and len(before) == len(now) and all(map(operator.is_, before, now))
 
     def _send(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool, finish: Callable[[Any], Any] | None = None

@@ -73,14 +73,22 @@ def pack_exception(
         reducers: as for `serialize.Packer`.
         is_ours: whether a file is Plover's own; such frames are left out at the beginning.
     """
-    return [msgspec.msgpack.encode(_take_apart(error, reducers, is_ours, _CHAIN_LIMIT))]
+    return [msgspec.msgpack.encode(_take_apart(error, reducers, is_ours, _CHAIN_LIMIT, set()))]
 
 
 def _take_apart(
-    error: BaseException, reducers: Sequence[Callable[[Any], Any]], is_ours: Callable[[str], bool], depth: int
+    error: BaseException,
+    reducers: Sequence[Callable[[Any], Any]],
+    is_ours: Callable[[str], bool],
+    depth: int,
+    seen: set[int],
 ) -> _Exception:
+    seen.add(id(error))
+
     def follow(other: BaseException | None) -> _Exception | None:
-        return _take_apart(other, reducers, is_ours, depth - 1) if other is not None and depth > 0 else None
+        if other is None or depth == 0 or id(other) in seen:  # once each, as traceback.TracebackException does it
+            return None
+        return _take_apart(other, reducers, is_ours, depth - 1, seen)
 
     members: list[_Exception] = []
     if isinstance(error, BaseExceptionGroup):
@@ -125,7 +133,12 @@ def _attributes(error: BaseException) -> dict[str, Any]:
 
 
 def _or_repr(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | bytes | None) else repr(value)
+    if isinstance(value, str | int | float | bool | bytes | None):
+        return value
+    try:
+        return repr(value)
+    except Exception as failure:  # a user's __repr__
+        return f"<{type(value).__name__}; its repr could not be made: {type(failure).__name__}>"
 
 
 def _text(error: BaseException) -> str:

@@ -6,7 +6,7 @@ directions, for functions, arguments, results and exceptions.
 Guarantees:
   * Array bytes never stand inside a pickle stream, and arrays come out writable when the buffers are.
   * A function's bytes are the same in every process where its content is: classes that travel by value get an id made
-    of their name, not a random one.
+    of their name, not a random one. (Sets of strings still differ: their order is the process's own.)
   * A class of the client's ``__main__`` comes home as itself: a worker writes only its id into a result, and never its
     state, which would overwrite the client's own class.
   * In a worker each function has its own `ClassNamespace`: one function's version of a class is not another's.
@@ -22,6 +22,7 @@ import io
 import itertools
 import pickle
 import threading
+import types
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,17 @@ from cloudpickle import cloudpickle as _internals
 from plover import kernels
 from plover.errors import NotSerializable
 
-__all__ = ["ClassNamespace", "Packer", "as_is", "digest", "pack", "pack_arguments", "pack_function", "unpack"]
+__all__ = [
+    "ClassNamespace",
+    "Packer",
+    "as_is",
+    "digest",
+    "fingerprint",
+    "pack",
+    "pack_arguments",
+    "pack_function",
+    "unpack",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -110,6 +121,29 @@ def pack_function(function: Callable[..., Any]) -> tuple[list[Buffer], list[type
         return packer.pack(function), packer.classes
     except Exception as error:
         raise _explain(f"function {_name_of(function)!r}", _captures(function), error) from error
+
+
+#: Objects of these types never change: the same object has the same content.
+_ATOMIC = (types.ModuleType, type(None), bool, int, float, complex, str, bytes)
+_ABSENT = object()
+
+
+def fingerprint(function: Any) -> list[Any] | None:
+    """What decides a plain function's bytes, to be compared by identity; None where only pickling it again can tell.
+
+    It can for functions that capture nothing but modules and constants, which is what most GPU functions are.
+    """
+    if type(function) is not types.FunctionType or function.__closure__ or function.__dict__:
+        return None
+    if function.__defaults__ or function.__kwdefaults__:
+        return None
+    found: list[Any] = [function.__code__]
+    for name in _internals._extract_code_globals(function.__code__):
+        value = function.__globals__.get(name, _ABSENT)
+        if value is not _ABSENT and not isinstance(value, _ATOMIC):
+            return None
+        found.append(value)
+    return found
 
 
 def pack_arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Buffer], list[type]]:

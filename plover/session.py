@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from plover import addresses, serialize
-from plover.errors import PayloadTooLarge, PloverError, VersionMismatch
+from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.options import with_environment
 from plover.wire.messages import CallOptions
 
@@ -123,15 +123,37 @@ class Session:
         Raises:
             DaemonUnreachable, AccessDenied, VersionMismatch: there is no daemon to be had; the message says why.
         """
-        connection = self._connection
-        if connection is not None and connection.usable and not self._closed:
+        connection, embedded = self._connection, self._embedded
+        if connection is not None and connection.usable and (embedded is None or embedded.is_alive()):
             return connection
         with self._lock:
             if self._closed:
                 raise PloverError("this session is closed: make another one with plover.connect(…)")
+            self._drop_dead_daemon()
             if self._connection is None or not self._connection.usable:
                 self._connection = self._connect()
             return self._connection
+
+    def _drop_dead_daemon(self) -> None:
+        """A connection takes seconds to give up a daemon that may come back; an embedded one that died never does."""
+        embedded = self._embedded
+        if embedded is None or embedded.is_alive():
+            return
+        self._embedded = None
+        self._disown(embedded)
+        connection = self._connection
+        if connection is not None and connection.address == embedded.address:
+            self._connection = None
+            reason = f"the embedded daemon at {embedded.address} died; whether its pending calls ran is not known"
+            connection._end(DaemonLost(reason, address=embedded.address))
+            connection.close()
+        embedded.stop(kill=True)
+
+    @staticmethod
+    def _disown(embedded: EmbeddedDaemon) -> None:
+        """Children that are started from now on do not look for it."""
+        if os.environ.get(_INHERITED) == embedded.address:
+            del os.environ[_INHERITED]
 
     def close(self) -> None:
         """Cancel what is pending, leave the daemon, and end it if it is an embedded one."""
@@ -142,8 +164,7 @@ class Session:
         if connection is not None:
             connection.close()
         if embedded is not None:
-            if os.environ.get(_INHERITED) == embedded.address:
-                del os.environ[_INHERITED]
+            self._disown(embedded)
             embedded.stop()
         _forget(self)
 

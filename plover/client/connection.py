@@ -272,8 +272,11 @@ class _Driver:
             c._awake = False
             # Whatever was put into the outbox before this was written is seen here; whatever comes later wakes the poll.
             must_look = (bool(c._outbox) and self._is_shaken()) or self._closed()
+            has_come = False
             for ready in wire_sockets.poll(self._socket, self._others, 0 if must_look else self._timeout_ms()):
-                if ready == self._wake_fd:
+                if ready is self._socket:
+                    has_come = True
+                elif ready == self._wake_fd:
                     with contextlib.suppress(BlockingIOError):
                         c._wake_out.recv(4096)
                 elif ready is self._monitor:
@@ -282,7 +285,8 @@ class _Driver:
             c._awake = True
             if self._is_shaken():
                 self._send()
-            self._receive()
+            if has_come:
+                self._receive()
             self._keep_time(time.monotonic())
             if self._closed() or c._ended is not None:
                 self._socket.setsockopt(zmq.LINGER, 500)
@@ -313,8 +317,8 @@ class _Driver:
             except zmq.Again:
                 return
             self._take(codec.TO_CLIENT.read(frames))
-        self._c._awake = True
-        self._c._wake_in.send(b"\0")  # there may be more: come back without waiting
+            if not len(self._c._calls):
+                return  # nothing more is waited for: whatever comes is seen by the next poll
 
     def _take(self, incoming: codec.Incoming[m.ToClient]) -> None:
         c, message = self._c, incoming.message

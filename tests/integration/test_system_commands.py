@@ -235,7 +235,7 @@ def test_detach_returns_when_clients_can_connect(mark: Mark) -> None:
             assert os.getsid(welcome.pid) == welcome.pid
         assert "serves" in (state / "daemon.log").read_text()
     finally:
-        code, out, errors = command("stop", "--address", address)
+        code, _out, errors = command("stop", "--address", address)
     assert code == 0, errors
     assert pids
     assert not (mark.directory / "s" / "d.sock").exists()

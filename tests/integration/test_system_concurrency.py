@@ -95,7 +95,7 @@ def test_devices_run_calls_in_parallel(fifos: list[Fifo]) -> None:
     assert sorted(fifos[0].wait() for _ in range(3)) == ["0", "1", "2"]
     for future in futures:
         assert not future.done()
-    running = [future for future in futures]
+    running = list(futures)
     # A buffered reader may take more than its own line: one line for each call, when the one before has taken its own.
     while running:
         fifos[1].say()
