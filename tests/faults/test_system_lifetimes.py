@@ -201,7 +201,8 @@ def f(x):
 plover.gpu_function(lambda: 1).options(timeout=3)
 assert not any(name.split(".")[0] in ("cupy", "numba", "zmq") for name in sys.modules), sys.modules.keys()
 assert len(os.listdir("/proc/self/task")) == threads
-assert not open(f"/proc/self/task/{os.getpid()}/children").read()
+with open(f"/proc/self/task/{os.getpid()}/children") as children:
+    assert not children.read()
 """
     status, _, errors = run_script(program)
     assert (status, errors) == (0, "")
@@ -331,10 +332,13 @@ def test_a_restarted_daemon_takes_new_calls_and_pending_ones_are_lost(fifos: lis
             first.kill()
             first.mark.assert_gone()
             second = Daemon(mark=first.mark)
+            served = time.monotonic()
             for future in pending:
                 error = future.exception(PATIENCE_S)
                 assert isinstance(error, plover.DaemonLost), error
                 assert error.call_id == future.call_id
+                assert "replaced" in str(error)
+            assert time.monotonic() - served < 3  # as soon as the new one answers, not when patience ends
             future = gpu_function(lambda: "new").submit()
             assert future.result(PATIENCE_S) == "new"
             assert second.status()["scheduler"]["ended"].get("succeeded") == 1  # nothing of the first one's ran

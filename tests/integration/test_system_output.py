@@ -94,7 +94,7 @@ def test_a_call_that_closes_or_redirects_its_streams_harms_no_later_call(capsys:
 
     @gpu_function
     def mend() -> str:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False)
         print("mended", flush=True)
         return "mended"
 

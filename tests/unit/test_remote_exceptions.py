@@ -161,12 +161,16 @@ class TestTypeAndAttributes:
         found = home(ValueError(BadRepr()))
         assert type(found).__name__ == "ValueError"
 
-    def test_a_text_with_undecodable_bytes_does_not_stop_it(self) -> None:
-        """As every OSError of a file whose name is not UTF-8 has it."""
-        name = os.fsdecode(b"/missing/\xff")
-        found = home(FileNotFoundError(2, "No such file", name))
-        assert isinstance(found, FileNotFoundError)
-        assert found.filename == name
+    def test_a_text_that_is_no_unicode_does_not_stop_it(self) -> None:
+        """As a message that holds a file's name has it, where that name is not UTF-8."""
+        found = home(ValueError(os.fsdecode(b"cannot read \xff")))
+        assert type(found) is ValueError
+        assert str(found).startswith("cannot read ")
+
+    def test_a_note_that_is_no_unicode_does_not_stop_it(self) -> None:
+        error = ValueError("x")
+        error.add_note(os.fsdecode(b"\xff"))
+        assert type(home(error)) is ValueError
 
     def test_notes_arrive_once(self) -> None:
         error = ValueError("x")
