@@ -103,6 +103,7 @@ def read_secret(socket_file: Path) -> bytes:
     """
     path = socket_file.parent / _SECRET_NAME
     try:
+        _check_private(socket_file.parent)
         return path.read_bytes()
     except FileNotFoundError:
         raise DaemonUnreachable(

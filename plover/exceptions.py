@@ -111,8 +111,8 @@ def _take_apart(
         parts=parts,
         module=type(error).__module__,
         name=type(error).__qualname__,
-        text=_text(error),
-        notes=[str(note) for note in getattr(error, "__notes__", ())],
+        text=_plain(_text(error)),
+        notes=[_plain(str(note)) for note in getattr(error, "__notes__", ())],
         frames=_frames(error.__traceback__, is_ours),
         cause=follow(error.__cause__),
         context=follow(error.__context__ if error.__context__ is not error.__cause__ else None),
@@ -148,13 +148,20 @@ def _text(error: BaseException) -> str:
         return f"<its text could not be made: {type(failure).__name__}>"
 
 
+def _plain(text: str) -> str:
+    """A text that UTF-8 can carry: a file name that is not UTF-8 has lone surrogates (PEP 383)."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _frames(tb: TracebackType | None, is_ours: Callable[[str], bool]) -> list[_Frame]:
     found: list[_Frame] = []
     while tb is not None:
         code = tb.tb_frame.f_code
         if found or not is_ours(code.co_filename):
             text = linecache.getline(code.co_filename, tb.tb_lineno).rstrip("\n")
-            found.append(_Frame(code.co_filename, tb.tb_lineno, code.co_name, code.co_firstlineno, text))
+            found.append(
+                _Frame(_plain(code.co_filename), tb.tb_lineno, code.co_name, code.co_firstlineno, _plain(text))
+            )
         tb = tb.tb_next
     if len(found) > 2 * _FRAMES_AT_EACH_END:
         found = found[:_FRAMES_AT_EACH_END] + found[-_FRAMES_AT_EACH_END:]

@@ -90,7 +90,11 @@ def _dispatcher_options(dispatcher: Any) -> dict[str, Any]:
     options = getattr(dispatcher, "targetoptions", None)
     if options is None:  # the simulator's keeps but two of them
         return {"device": bool(dispatcher._device), "fastmath": bool(dispatcher._fastmath)}
-    return {name: options[name] for name in _PORTABLE_OPTIONS if options.get(name) not in (None, False)}
+    return {
+        name: options[name]
+        for name in _PORTABLE_OPTIONS
+        if options.get(name) is not None and (options[name] or name == "opt")
+    }
 
 
 def _make_dispatcher(function: Any, options: dict[str, Any]) -> Any:
@@ -108,7 +112,7 @@ def _cupy_arguments(kernel: Any, name: str) -> dict[str, Any]:
         names = ("code", "options", "backend", "name_expressions", "enable_cooperative_groups")
         return {key: getattr(kernel, key) for key in names if getattr(kernel, key)}
     made = {
-        "in_params": _parameters(kernel.in_params),
+        "in_params": _parameters(kernel.in_params, "_non_const "),
         "out_params": _parameters(kernel.out_params),
         "name": kernel.name,
         "preamble": kernel.preamble,
@@ -133,8 +137,11 @@ def _cupy_arguments(kernel: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _parameters(parameters: Sequence[Any]) -> str:
-    return ", ".join(f"{'raw ' if p.raw else ''}{p.ctype} {p.name}" for p in parameters)
+def _parameters(parameters: Sequence[Any], written: str = "") -> str:
+    return ", ".join(
+        f"{'' if p.is_const else written}{'raw ' if p.raw else ''}{p.ctype if p.dtype is None else p.dtype.name} {p.name}"
+        for p in parameters
+    )
 
 
 def _make_cupy(name: str, arguments: dict[str, Any]) -> Any:

@@ -260,8 +260,12 @@ class _Driver:
         self._wake_fd = self._c._wake_out.fileno()
         self._others = (self._wake_fd, self._monitor)
 
-    def _reopen(self) -> None:
+    def _close_monitor(self) -> None:
         self._socket.disable_monitor()
+        self._monitor.close(0)
+
+    def _reopen(self) -> None:
+        self._close_monitor()
         self._socket.close(0)
         self._open()
 
@@ -290,7 +294,7 @@ class _Driver:
             self._keep_time(time.monotonic())
             if self._closed() or c._ended is not None:
                 self._socket.setsockopt(zmq.LINGER, 500)
-                self._socket.disable_monitor()
+                self._close_monitor()
                 return
 
     def _is_shaken(self) -> bool:
@@ -357,17 +361,18 @@ class _Driver:
         self._shaking_until = None
         self._next_ping = time.monotonic() + PING_S
         if before is not None and before.incarnation != welcome.incarnation:
-            c._end(
-                DaemonLost(
-                    f"the daemon at {c.address} was replaced by another one while calls were pending; "
-                    "whether they ran is not known. Make them again if that does no harm",
-                    address=c.address,
-                )
-            )
+            c._end(self._replaced())
         elif before is not None:
             with c._lock:
                 self._socket.send_multipart(codec.write(m.Resume(c._calls.submissions()), welcome.incarnation))
         c._shaken.set()
+
+    def _replaced(self) -> DaemonLost:
+        return DaemonLost(
+            f"the daemon at {self._c.address} was replaced by another one while calls were pending; "
+            "whether they ran is not known. Make them again if that does no harm",
+            address=self._c.address,
+        )
 
     def _disconnected(self) -> None:
         if self._shaking_until is None:
@@ -381,6 +386,9 @@ class _Driver:
                 call = c._calls.refuse(message.submission)
             if call is not None:
                 call.future.fail(_error(message.error, message.reason, message.facts, call.future.call_id))
+        elif c.welcome is not None and not self._is_shaken():
+            # It took our hand before: each daemon makes a secret of its own, so this is another one.
+            c._end(self._replaced())
         elif message.incarnation != c._incarnation and c.welcome is not None:
             self._disconnected()  # a daemon that does not know us: shake hands, and learn whether it is a new one
         else:

@@ -81,7 +81,7 @@ class Future(concurrent.futures.Future[Any]):
         try:
             super().exception(timeout)
         except concurrent.futures.CancelledError:
-            raise self._cancelled_as from None
+            raise self._cancelled_as.with_traceback(None) from None
         self._unseal()
         return self._exception
 
@@ -97,7 +97,9 @@ class Future(concurrent.futures.Future[Any]):
                 return True
         if not super().cancel():
             return False
-        self.set_running_or_notify_cancel()
+        with self._condition:
+            if self._state == "CANCELLED":  # two threads may come here at once
+                self.set_running_or_notify_cancel()
         if self._connection is not None:
             self._connection.cancel(self._submission)
         return True
@@ -134,6 +136,11 @@ class Future(concurrent.futures.Future[Any]):
             self.set_exception(error)
         except concurrent.futures.InvalidStateError:
             return
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """The call ended with an exception, whose traceback stays as it is now however often it is raised."""
+        self._remote_traceback = exception.__traceback__ if exception is not None else None
+        super().set_exception(exception)
 
     def _invoke_callbacks(self) -> None:
         if not self._done_callbacks:  # type: ignore[attr-defined]

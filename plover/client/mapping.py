@@ -7,9 +7,8 @@ is still pending. Inputs are read as calls are made, so an endless iterable is f
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, cast
 
 from plover.client.futures import Future
@@ -41,9 +40,44 @@ def map_calls(
     if limit < 1:
         raise ValueError(f"in_flight is at least 1, not {limit}")
     source = iter(items)
-    first = collections.deque(_submit_next(submit, source, limit))
-    results = (_in_order if ordered else _as_they_end)(submit, source, first, return_exceptions)
-    return results
+    pending: dict[Future, None] = {}
+    try:
+        for future in _submit_next(submit, source, limit):
+            pending[future] = None
+    except BaseException:  # an iterable that raises, an argument that cannot travel
+        for future in pending:
+            future.cancel()
+        raise
+    take = _in_order if ordered else _as_they_end
+    return _Results(take(submit, source, pending, return_exceptions), pending)
+
+
+class _Results(Iterator[Any]):
+    """The results as an iterator that takes back what is pending when it is left, even if it was never asked."""
+
+    def __init__(self, values: Generator[Any, None, None], pending: dict[Future, None]) -> None:
+        self._values = values
+        self._pending = pending
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._values)
+        except StopIteration:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancel what is pending."""
+        self._values.close()
+        pending = list(self._pending)
+        self._pending.clear()
+        for future in pending:
+            future.cancel()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _submit_next(submit: Callable[..., Future], source: Iterator[tuple[Any, ...]], count: int) -> Iterator[Future]:
@@ -58,39 +92,31 @@ def _submit_next(submit: Callable[..., Future], source: Iterator[tuple[Any, ...]
 def _in_order(
     submit: Callable[..., Future],
     source: Iterator[tuple[Any, ...]],
-    pending: collections.deque[Future],
+    pending: dict[Future, None],
     return_exceptions: bool,
-) -> Iterator[Any]:
-    try:
-        while pending:
-            value = _value(pending[0], return_exceptions)
-            pending.popleft()
-            pending.extend(_submit_next(submit, source, 1))
-            yield value
-    finally:
-        for future in pending:
-            future.cancel()
+) -> Generator[Any, None, None]:
+    while pending:
+        first = next(iter(pending))
+        value = _value(first, return_exceptions)
+        del pending[first]
+        pending.update(dict.fromkeys(_submit_next(submit, source, 1)))
+        yield value
 
 
 def _as_they_end(
     submit: Callable[..., Future],
     source: Iterator[tuple[Any, ...]],
-    first: collections.deque[Future],
+    pending: dict[Future, None],
     return_exceptions: bool,
-) -> Iterator[Any]:
-    pending = set(first)
-    try:
-        while pending:
-            done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for ended in done:
-                future = cast(Future, ended)
-                value = _value(future, return_exceptions)
-                pending.remove(future)
-                pending.update(_submit_next(submit, source, 1))
-                yield value
-    finally:
-        for future in pending:
-            future.cancel()
+) -> Generator[Any, None, None]:
+    while pending:
+        done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+        for ended in done:
+            future = cast(Future, ended)
+            value = _value(future, return_exceptions)
+            del pending[future]
+            pending.update(dict.fromkeys(_submit_next(submit, source, 1)))
+            yield value
 
 
 def _value(future: Future, return_exceptions: bool) -> Any:

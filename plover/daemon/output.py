@@ -98,7 +98,7 @@ class WorkerOutput:
                     self._end(pipe, (call, attempt))
                     break
                 if not data:  # a worker that did not write its marker: do not wait for it
-                    self.forget(call, attempt)
+                    pipe.attempts.remove((call, attempt))
                     break
                 pieces += self._take(pipe, data)
         return pieces

@@ -48,9 +48,10 @@ class Peers:
         """A client says hello; None if it does not know the secret. An earlier connection of it is forgotten."""
         if not hmac.compare_digest(secret, self._secret):
             return None
-        earlier = self._clients.get(client)
+        earlier = self._clients.pop(client, None)
         if earlier is not None:
             self._peers.pop(earlier, None)
+        self.forget(routing_id)
         peer = ClientPeer(client, "default")
         self._peers[routing_id] = peer
         self._clients[client] = routing_id

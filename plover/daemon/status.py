@@ -26,7 +26,7 @@ def document(shell: Shell, now: float) -> bytes:
         "incarnation": f"{shell.incarnation:x}",
         "uptime_s": round(now - shell.started, 3),
         "launcher": shell.config.launcher,
-        "versions": msgspec.to_builtins(versions()),
+        "versions": msgspec.structs.asdict(versions()),
         "pids": {worker.number: worker.pid for worker in shell.workers},
         "functions": len(shell.functions),
         "refused_messages": dict(shell.refused),

@@ -78,6 +78,7 @@ class _Output:
     def __init__(self, word: bytes) -> None:
         self._word = word
         self._fds = (os.dup(1), os.dup(2))
+        self._streams = [sys.stdout, sys.stderr]
         self._libc = ctypes.CDLL(None)
 
     def complete(self, attempt: int) -> None:
@@ -92,3 +93,12 @@ class _Output:
         marker = markers.make(self._word, attempt)
         for fd in self._fds:
             os.write(fd, marker)
+        self._restore()
+
+    def _restore(self) -> None:
+        """The next attempt writes where this one was to, whatever this one closed, replaced or redirected."""
+        for index, (fd, name) in enumerate(zip(self._fds, ("stdout", "stderr"), strict=True)):
+            os.dup2(fd, index + 1)
+            if self._streams[index].closed:
+                self._streams[index] = open(index + 1, "w", buffering=1, errors="backslashreplace", closefd=False)
+            setattr(sys, name, self._streams[index])

@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import inspect
 import os
-import threading
 from typing import Any
 
 import numpy as np
@@ -74,10 +73,8 @@ def test_a_future_is_one_of_concurrent_futures() -> None:
     assert (len(done), len(left)) == (6, 0)
     assert sorted(f.result() for f in concurrent.futures.as_completed(futures, PATIENCE_S)) == [0, 1, 4, 9, 16, 25]
     called: concurrent.futures.Future[Any] = concurrent.futures.Future()
-    square.submit(7).add_done_callback(lambda f: called.set_result((f.result(), square(2), threading.get_ident())))
-    value, inner, thread = called.result(PATIENCE_S)
-    assert (value, inner) == (49, 4)
-    assert thread != threading.get_ident()
+    square.submit(7).add_done_callback(lambda f: called.set_result((f.result(), square(2))))  # a callback may call
+    assert called.result(PATIENCE_S) == (49, 4)
 
 
 def test_a_bounded_wait_leaves_the_call_alone(fifos: list[Fifo]) -> None:

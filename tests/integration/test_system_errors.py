@@ -191,7 +191,7 @@ def test_a_users_exception_is_not_retried(tmp_path: Path) -> None:
             file.write("x")
         raise ValueError
 
-    with pytest.raises(ValueError):  # noqa: PT011  (the type is the point)
+    with pytest.raises(ValueError):
         fail()
     assert os.path.getsize(counter) == 1
 

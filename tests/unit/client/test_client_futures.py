@@ -1,0 +1,354 @@
+"""Futures: the standard library's, with results that are unpacked by whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plover import serialize
+from plover.client.futures import Future
+from plover.errors import CallCancelled, DaemonLost, WorkerLost
+from plover.exceptions import pack_exception
+from plover.wire.messages import Receipt
+
+
+class FakeConnection:
+    """Notes what a future asks of it."""
+
+    def __init__(self, own_thread: bool = False) -> None:
+        self.cancelled: list[int] = []
+        self.callbacks: list[Callable[[], None]] = []
+        self._own_thread = own_thread
+
+    def cancel(self, submission: int) -> None:
+        self.cancelled.append(submission)
+
+    def is_own_thread(self) -> bool:
+        return self._own_thread
+
+    def call_back(self, function: Callable[[], None]) -> None:
+        self.callbacks.append(function)
+
+
+def future(connection: Any = None) -> Future:
+    return Future("c-1", connection, 1)
+
+
+def packed(value: Any) -> list[Any]:
+    return [bytes(serialize.pack(value)[0]), *map(bytearray, serialize.pack(value)[1:])]
+
+
+def failure(error: Exception) -> list[Any]:
+    def remote() -> None:
+        raise error
+
+    try:
+        remote()
+    except Exception as raised:
+        return pack_exception(raised)
+    raise AssertionError
+
+
+def length(error: BaseException) -> int:
+    return len(list(traceback.walk_tb(error.__traceback__)))
+
+
+RECEIPT = Receipt(run_s=0.5, worker="worker 1", attempt=1)
+
+
+class TestResults:
+    def test_a_value(self) -> None:
+        call = future()
+        assert (call.done(), call.receipt) == (False, None)
+        call.deliver(False, packed({"a": np.arange(3)}), RECEIPT)
+        assert call.done()
+        assert call.exception() is None
+        assert call.result()["a"].tolist() == [0, 1, 2]
+        assert call.result() is call.result()
+        assert call.receipt is RECEIPT
+
+    def test_a_value_is_unpacked_by_who_asks_and_then_the_bytes_go(self) -> None:
+        call = future()
+        call._keep = object()
+        call.deliver(False, packed("x"), RECEIPT)
+        assert call._sealed is not None
+        assert call.result() == "x"
+        assert call._sealed is None
+        assert call._keep is None
+
+    def test_no_value_in_time_is_a_timeout_and_the_call_goes_on(self) -> None:
+        call = future()
+        with pytest.raises(TimeoutError):
+            call.result(timeout=0)
+        assert not call.done()
+
+    def test_a_users_exception(self) -> None:
+        call = future()
+        call.deliver(True, failure(KeyError("k")), RECEIPT)
+        assert isinstance(call.exception(), KeyError)
+        with pytest.raises(KeyError) as caught:
+            call.result()
+        assert [f.name for f in traceback.extract_tb(caught.value.__traceback__)][-1] == "remote"
+
+    def test_asked_again_it_has_the_same_traceback(self) -> None:
+        call = future()
+        call.deliver(True, failure(ValueError("again")), RECEIPT)
+        lengths = []
+        for _ in range(3):
+            with pytest.raises(ValueError, match="again") as caught:
+                call.result()
+            lengths.append(length(caught.value))
+        assert len(set(lengths)) == 1
+
+    def test_a_group_of_exceptions(self) -> None:
+        call = future()
+        call.deliver(True, failure(ExceptionGroup("several", [ValueError("a"), KeyError("b")])), RECEIPT)
+        with pytest.raises(ExceptionGroup, match="several") as caught:
+            call.result()
+        assert caught.group_contains(KeyError)
+
+    def test_a_decision_of_the_daemons(self) -> None:
+        call = future()
+        call.fail(WorkerLost("gone"), RECEIPT)
+        with pytest.raises(WorkerLost, match="gone"):
+            call.result()
+        assert call.receipt is RECEIPT
+
+    def test_a_value_that_cannot_be_made_here_says_so(self) -> None:
+        call = future()
+        call.deliver(False, [b"no pickle"], RECEIPT)
+        error = call.exception()
+        assert error is not None
+        assert error.__notes__ == ["The result of call c-1 arrived, but could not be made here."]
+        assert call.exception() is error
+
+    def test_what_comes_after_the_end_changes_nothing(self) -> None:
+        call = future()
+        call.deliver(False, packed(1), RECEIPT)
+        assert call.result() == 1
+        call.fail(WorkerLost("late"))
+        assert call.result() == 1
+
+    def test_a_child_of_the_process_cannot_wait_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        call, done = future(), future()
+        done.deliver(False, packed(1), RECEIPT)
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with pytest.raises(DaemonLost, match="a future belongs to the process that made the call") as caught:
+            call.result()
+        assert caught.value.call_id == "c-1"
+        assert done.result() == 1
+
+
+class TestFinishing:
+    def test_it_is_applied_before_the_future_is_done(self) -> None:
+        call = future()
+        seen: list[Any] = []
+        call._finish = lambda value: seen.append(value) or "finished"
+        call.deliver(False, packed([1]), RECEIPT)
+        assert seen == [[1]]
+        assert call.result() == "finished"
+
+    def test_its_failure_is_the_futures(self) -> None:
+        call = future()
+        call._finish = lambda value: 1 / 0
+        call.deliver(False, packed([1]), RECEIPT)
+        with pytest.raises(ZeroDivisionError):
+            call.result()
+
+    def test_it_is_not_applied_to_an_exception(self) -> None:
+        call = future()
+        call._finish = lambda value: pytest.fail("not called")
+        call.deliver(True, failure(ValueError("x")), RECEIPT)
+        with pytest.raises(ValueError, match="x"):
+            call.result()
+
+
+class TestCancelling:
+    def test_a_pending_call_is_cancelled_at_once_and_the_daemon_told(self) -> None:
+        connection = FakeConnection()
+        call = future(connection)
+        assert call.cancel() is True
+        assert (call.cancelled(), call.done(), connection.cancelled) == (True, True, [1])
+        with pytest.raises(CallCancelled, match="call c-1 was cancelled") as caught:
+            call.result()
+        assert isinstance(caught.value, concurrent.futures.CancelledError)
+        assert (caught.value.call_id, caught.value.tier) == ("c-1", None)
+        with pytest.raises(CallCancelled):
+            call.exception()
+
+    def test_twice_is_still_true_and_told_once(self) -> None:
+        connection = FakeConnection()
+        call = future(connection)
+        assert call.cancel() is True
+        assert call.cancel() is True
+        assert connection.cancelled == [1]
+
+    def test_a_call_that_is_done_cannot_be_cancelled(self) -> None:
+        connection = FakeConnection()
+        call = future(connection)
+        call.deliver(False, packed(1), RECEIPT)
+        assert call.cancel() is False
+        assert (call.cancelled(), connection.cancelled) == (False, [])
+
+    def test_two_threads_may_cancel_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The second has looked at the state before the first has changed it."""
+        connection = FakeConnection()
+        call = future(connection)
+        original, raced = concurrent.futures.Future.cancel, []
+
+        def cancel(self: Any) -> bool:
+            if not raced:
+                raced.append(True)
+                raced.append(call.cancel())
+            return original(self)
+
+        monkeypatch.setattr(concurrent.futures.Future, "cancel", cancel)
+        assert call.cancel() is True
+        assert raced == [True, True]
+        assert connection.cancelled[:1] == [1]
+
+    def test_the_tier_is_known_when_the_call_has_ended(self) -> None:
+        call = future()
+        call.cancel()
+        call.fail(CallCancelled("c", tier="interrupt"), RECEIPT)
+        with pytest.raises(CallCancelled) as caught:
+            call.result()
+        assert caught.value.tier == "interrupt"
+        assert call.receipt is RECEIPT
+
+    def test_a_result_that_comes_too_late_is_dropped(self) -> None:
+        call = future()
+        call.cancel()
+        call.deliver(False, packed(1), RECEIPT)
+        assert call._sealed is None
+        with pytest.raises(CallCancelled):
+            call.result()
+
+    def test_a_cancellation_that_others_made_is_an_exception_of_the_call(self) -> None:
+        call = future()
+        call.fail(CallCancelled("by the operator", tier="kill"))
+        assert not call.cancelled()
+        with pytest.raises(CallCancelled, match="by the operator"):
+            call.result()
+
+    def test_asked_again_a_cancelled_one_has_the_same_traceback(self) -> None:
+        call = future()
+        call.cancel()
+        lengths = []
+        for _ in range(3):
+            with pytest.raises(CallCancelled) as caught:
+                call.result()
+            lengths.append(length(caught.value))
+        assert len(set(lengths)) == 1
+
+
+class TestCallbacks:
+    def test_they_get_the_future(self) -> None:
+        call = future()
+        seen: list[Any] = []
+        call.add_done_callback(seen.append)
+        call.deliver(False, packed(1), RECEIPT)
+        assert seen == [call]
+        call.add_done_callback(seen.append)
+        assert seen == [call, call]
+
+    def test_they_do_not_run_on_the_connections_thread(self) -> None:
+        connection = FakeConnection(own_thread=True)
+        call = future(connection)
+        seen: list[Any] = []
+        call.add_done_callback(seen.append)
+        call.deliver(False, packed(1), RECEIPT)
+        assert seen == []
+        connection.callbacks[0]()
+        assert seen == [call]
+
+    def test_without_any_the_other_thread_is_left_alone(self) -> None:
+        connection = FakeConnection(own_thread=True)
+        future(connection).deliver(False, packed(1), RECEIPT)
+        assert connection.callbacks == []
+
+    def test_one_that_cancels_again_in_its_callback(self) -> None:
+        call = future(FakeConnection())
+        seen: list[bool] = []
+        call.add_done_callback(lambda each: seen.append(each.cancel()))
+        assert call.cancel() is True
+        assert seen == [True]
+
+
+class TestAmongOthers:
+    def test_wait_and_as_completed(self) -> None:
+        calls = [future() for _ in range(3)]
+        calls[1].deliver(False, packed("b"), RECEIPT)
+        done, pending = concurrent.futures.wait(calls, timeout=0)
+        assert (done, pending) == ({calls[1]}, {calls[0], calls[2]})
+        calls[0].deliver(True, failure(ValueError()), RECEIPT)
+        calls[2].cancel()
+        assert set(concurrent.futures.as_completed(calls, timeout=5)) == set(calls)
+
+    def test_a_waiting_thread_is_woken_by_a_cancellation(self) -> None:
+        call = future()
+        waiting, ended = threading.Event(), []
+
+        def ask() -> None:
+            waiting.set()
+            ended.append(concurrent.futures.wait([call], timeout=30).done)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert waiting.wait(10)
+        call.cancel()
+        thread.join(10)
+        assert ended == [{call}]
+
+    def test_await(self) -> None:
+        async def main() -> Any:
+            call = future()
+            asyncio.get_running_loop().call_soon(call.deliver, False, packed(5), RECEIPT)
+            return await call
+
+        assert asyncio.run(main()) == 5
+
+    def test_await_raises_the_users_exception(self) -> None:
+        async def main() -> Any:
+            call = future()
+            asyncio.get_running_loop().call_soon(call.deliver, True, failure(KeyError("k")), RECEIPT)
+            return await call
+
+        with pytest.raises(KeyError):
+            asyncio.run(main())
+
+    def test_await_of_a_stop_iteration_ends(self) -> None:
+        """asyncio's futures refuse to hold one: in a coroutine it arrives as a RuntimeError, as a generator's does."""
+
+        async def main() -> Any:
+            asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+            call = future()
+            asyncio.get_running_loop().call_soon(call.deliver, True, failure(StopIteration(1)), RECEIPT)
+            return await asyncio.wait_for(call, 2)
+
+        with pytest.raises(RuntimeError):
+            asyncio.run(main())
+
+    def test_a_cancelled_task_cancels_the_call(self) -> None:
+        call = future(connection := FakeConnection())
+
+        async def main() -> None:
+            async def waits() -> Any:
+                return await call
+
+            task = asyncio.create_task(waits())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+        assert call.cancelled()
+        assert connection.cancelled == [1]

@@ -1,0 +1,91 @@
+"""Every outcome that the daemon decides, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from plover import errors
+from plover.daemon.outcomes import describe
+from plover.daemon.scheduler import commands as c
+
+CALL = "saxpy (c-1)"
+
+
+def told(outcome: Any, worker: str = "worker 3 (pid 99)", output: str = "") -> tuple[str, str, dict[str, Any]]:
+    error, text, facts = describe(outcome, CALL, worker, output)
+    made = getattr(errors, error)(text, **facts)  # as the client makes it
+    assert isinstance(made, errors.PloverError)
+    assert all(hasattr(type(made), name) for name in facts)
+    return error, text, dict(facts)
+
+
+ADVICE = " If it may run twice, let it be tried again with .options(retries=…)"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "how"),
+    [
+        (
+            c.Lost("died", None, 9, True),
+            "the kernel killed it for memory: work on less at a time, or give the host more",
+        ),
+        (c.Lost("died", None, 11), "it was killed by signal 11 (SIGSEGV)"),
+        (c.Lost("died", None, 40), "it was killed by signal 40 (a real-time signal)"),
+        (c.Lost("died", 3), "it exited with code 3"),
+        (c.Lost("died", 0), "it exited with code 0"),
+        (c.Lost("its nest ended"), "its nest ended"),
+    ],
+)
+def test_a_lost_call(outcome: c.Lost, how: str) -> None:
+    error, text, facts = told(outcome)
+    assert error == "WorkerLost"
+    assert text == f"{CALL} was lost with worker 3 (pid 99), which died while it ran it: {how}.{ADVICE}"
+    assert facts == {
+        "worker": "worker 3 (pid 99)",
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+        "out_of_memory": outcome.out_of_memory,
+        "output": "",
+    }
+
+
+def test_a_lost_call_of_no_known_worker() -> None:
+    assert "was lost with its worker, which died" in told(c.Lost("x"), worker="")[1]
+
+
+def test_a_lost_call_shows_its_last_lines() -> None:
+    output = "\n".join(f"line {number}" for number in range(15))
+    _, text, facts = told(c.Lost("died", 1), output=output)
+    assert "Its last lines were:\n    line 5\n" in text
+    assert "line 4" not in text
+    assert text.endswith("    line 14\n" + ADVICE)
+    assert facts["output"] == output
+
+
+def test_a_call_that_waited_too_long() -> None:
+    error, text, facts = told(c.TimedOut("queue", 2.5))
+    assert error == "CallTimeout"
+    assert text.startswith(f"{CALL} waited longer than its queue_timeout of 2.5 s: ")
+    assert facts == {"phase": "queue", "limit_s": 2.5}
+
+
+def test_a_call_that_ran_too_long() -> None:
+    error, text, facts = told(c.TimedOut("run", 30.0))
+    assert error == "CallTimeout"
+    assert text.startswith(f"{CALL} ran longer than its timeout of 30 s, and was stopped on worker 3 (pid 99). ")
+    assert "give it more time with .options(timeout=…)" in text
+    assert facts == {"phase": "run", "limit_s": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("tier", "how"), [("queue", "before it ran"), ("interrupt", "while it ran"), ("kill", "by killing its worker")]
+)
+def test_a_cancelled_call(tier: Any, how: str) -> None:
+    assert told(c.Cancelled(tier)) == ("CallCancelled", f"{CALL} was cancelled {how}", {"tier": tier})
+
+
+@pytest.mark.parametrize("error", ["NoCapacity", "VersionMismatch", "DeviceError"])
+def test_a_refused_call(error: Any) -> None:
+    assert told(c.Refused(error, "no room")) == (error, f"{CALL} was refused: no room", {})

@@ -1,0 +1,63 @@
+"""The status document, of a daemon that is only told about."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from plover.daemon import status
+from plover.daemon.config import DaemonConfig, DaemonLimits, limits_table
+from plover.daemon.payloads import FunctionStore
+from plover.daemon.scheduler.config import Device, Environment, Limits, SchedulerConfig
+from plover.daemon.scheduler.scheduler import Scheduler
+
+CONFIG = DaemonConfig(addresses=("ipc:///run/x/daemon.sock",), state_dir=Path("/state"))
+TOKEN = b"secret-token-of-a-worker"
+
+
+def shell() -> Any:
+    functions = FunctionStore(1000)
+    functions.put("default", b"d" * 32, [b"payload-bytes"], 13)
+    return types.SimpleNamespace(
+        config=CONFIG,
+        incarnation=0xABC,
+        started=10.0,
+        workers=[types.SimpleNamespace(number=1, pid=77, token=TOKEN)],
+        functions=functions,
+        refused=Counter({"peer": 2}),
+        secret=b"the-secret-of-the-socket",
+        scheduler=Scheduler(
+            SchedulerConfig(
+                devices=(Device("simulated:0", "simulated", "Simulated GPU", 1 << 30),),
+                environments=(Environment("default", "3.11"),),
+            )
+        ),
+    )
+
+
+def test_it_says_what_the_daemon_knows_of_itself() -> None:
+    found = msgspec.json.decode(status.document(shell(), 12.5))
+    assert found["pid"] == os.getpid()
+    assert found["addresses"] == ["ipc:///run/x/daemon.sock"]
+    assert (found["incarnation"], found["uptime_s"], found["launcher"]) == ("abc", 2.5, "process")
+    assert found["pids"] == {"1": 77}
+    assert (found["functions"], found["refused_messages"]) == (1, {"peer": 2})
+    assert len(found["versions"]) == 3
+    assert found["scheduler"]["devices"][0]["id"] == "simulated:0"
+
+
+def test_it_names_every_limit() -> None:
+    limits = msgspec.json.decode(status.document(shell(), 12.5))["limits"]
+    assert limits == limits_table(CONFIG)
+    assert set(limits) == set(DaemonLimits.__struct_fields__) | set(Limits.__struct_fields__)
+
+
+def test_it_names_no_secret_no_token_and_no_payload() -> None:
+    document = status.document(shell(), 12.5)
+    for hidden in (TOKEN, b"the-secret-of-the-socket", b"payload-bytes"):
+        assert hidden not in document
