@@ -105,9 +105,30 @@ class Future(concurrent.futures.Future[Any]):
         return True
 
     def __await__(self) -> Generator[Any, None, Any]:
+        return self._in_event_loop().__await__()
+
+    async def _in_event_loop(self) -> Any:
+        """Not `asyncio.wrap_future`: a future of asyncio's cannot hold a StopIteration, and would never end."""
         import asyncio  # takes 50 ms, and most scripts never need it
 
-        return asyncio.wrap_future(self).__await__()
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def finish() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        def wake(_: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(finish)
+
+        self.add_done_callback(wake)
+        try:
+            await done
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self.result()
 
     # -- for the connection ---------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ only in the attempt that it is meant for. A worker whose device is broken says s
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -100,5 +101,11 @@ class _Output:
         for index, (fd, name) in enumerate(zip(self._fds, ("stdout", "stderr"), strict=True)):
             os.dup2(fd, index + 1)
             if self._streams[index].closed:
-                self._streams[index] = open(index + 1, "w", buffering=1, errors="backslashreplace", closefd=False)
+                self._streams[index] = io.TextIOWrapper(
+                    open(index + 1, "wb", buffering=0, closefd=False),  # noqa: SIM115  (for the process's life)
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                    line_buffering=True,
+                    write_through=True,
+                )
             setattr(sys, name, self._streams[index])
