@@ -1,15 +1,21 @@
-"""Every example, run as a user would run it, and its output checked against NumPy and scikit-learn."""
+"""Every example run as a user would run it, its output checked; and the lists in the documents held to the code."""
 
 from __future__ import annotations
 
 import re
+import typing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from plover import errors, options
+from plover.daemon.config import DaemonConfig, limits_table
+from plover.wire import messages
+from tests.support.daemons import plover as command
 from tests.support.daemons import run_script
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -61,3 +67,60 @@ def test_the_readmes_python_runs(number: int) -> None:
     assert len(blocks) == 2
     output = _run("\n".join(blocks[: number + 1]))
     assert output.splitlines() == ["[1. 3. 5. 7. 9.]", "[0. 2. 4.]"][: number + 1]
+
+
+def _document(name: str) -> str:
+    return (_ROOT / name).read_text()
+
+
+def _first_cells(text: str) -> list[str]:
+    """What stands in backquotes at the beginning of a table's rows."""
+    return re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+
+
+def test_every_limit_stands_in_the_document_with_its_default() -> None:
+    limits = limits_table(DaemonConfig(addresses=("ipc:///d.sock",), state_dir=Path("/")))
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", _document("docs/configuration.md"), re.MULTILINE))
+    assert rows == {name: str(value) for name, value in limits.items()}
+
+
+@pytest.mark.parametrize(
+    ("heading", "union"),
+    [
+        ("Client → daemon", messages.FromClient),
+        ("Daemon → client", messages.ToClient),
+        ("Worker → daemon", messages.FromWorker),
+        ("Daemon → worker", messages.ToWorker),
+        ("Zygote → daemon", messages.FromZygote),
+        ("Daemon → zygote", messages.ToZygote),
+    ],
+)
+def test_every_message_stands_in_the_document_under_its_direction(heading: str, union: Any) -> None:
+    section = _document("docs/wire.md").partition(f"\n### {heading}\n")[2].partition("\n#")[0]
+    assert _first_cells(section) == [message.__name__ for message in typing.get_args(union)]
+
+
+def test_the_readme_names_every_error_and_every_option() -> None:
+    text = _document("README.md")
+    for name in errors.__all__:
+        assert f"`{name}`" in text or f"`plover.{name}`" in text, name
+    said = text.partition("\nOptions: ")[2].partition("\n\n")[0]
+    known = set(re.findall(r"^ {12}(\w+): ", options.parse_options.__doc__ or "", re.MULTILINE))
+    assert known == {name for name in re.findall(r"`(\w+)`", said) if name not in ("True", "TypeError")}
+
+
+def test_the_configuration_names_every_option_of_every_command() -> None:
+    text = _document("docs/configuration.md")
+    for name in ("start", "stop", "drain", "status", "doctor"):
+        assert f"`plover {name}`" in text
+        _, usage, _ = command(name, "--help")
+        for option in set(re.findall(r"--[a-z-]+", usage)) - {"--help"}:
+            assert f"`{option}" in text, (name, option)
+
+
+@pytest.mark.parametrize("path", sorted(_ROOT.glob("*.md")) + sorted(_ROOT.glob("docs/**/*.md")), ids=lambda p: p.name)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:\s]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+    for target in re.findall(r"(?<![\w/.])(?:docs|scripts|plover|runtime)/[\w/.-]*\w", path.read_text()):
+        assert (_ROOT / target).exists(), target
