@@ -395,14 +395,28 @@ class _Driver:
             c._end(_error(message.error, message.reason, message.facts, None))
 
     def _unknown(self, submissions: tuple[int, ...]) -> None:
-        """They never arrived at a daemon that is still the same one: so they did not run, and may be sent again."""
+        """They never arrived, or their results were forgotten: which of the two, nobody knows any more. So a call is
+        made again only if its author allowed retries.
+        """
         c = self._c
-        with c._lock:
-            for submission in submissions:
+        for submission in submissions:
+            with c._lock:
                 call = c._calls.find(submission)
-                if call is not None:
+                if call is not None and call.options.retries > 0:
                     c._calls.must_send(call)
                     c._outbox.append(call.frames(c._incarnation, c._versions.python, True))
+                    continue
+                call = c._calls.refuse(submission)
+            if call is not None:
+                reason = f"the daemon at {c.address} knows nothing of call {call.future.call_id} (any more)"
+                call.future.fail(
+                    DaemonLost(
+                        f"{reason}: it never arrived, or its result was held as long as results are held. "
+                        "If it may run twice, let it be tried again with .options(retries=…)",
+                        call_id=call.future.call_id,
+                        address=c.address,
+                    )
+                )
 
     # -- the clock ------------------------------------------------------------------------------------------------------
 
@@ -427,7 +441,10 @@ class _Driver:
                 if done := c._calls.acknowledgements():
                     self._socket.send_multipart(codec.write(m.Acknowledge(done), c._incarnation))
             if now >= self._next_ping and len(c._calls):
-                self._socket.send_multipart(codec.write(m.Ping(), c._incarnation))
+                # After a long silence (a stopped process, a sleeping laptop) the lease may have run out: ask again.
+                late = now >= self._next_ping + PING_S
+                message = m.Resume(c._calls.submissions()) if late else m.Ping()
+                self._socket.send_multipart(codec.write(message, c._incarnation))
         if now >= self._next_ping:
             self._next_ping = now + PING_S
 
