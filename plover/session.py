@@ -115,7 +115,7 @@ class Session:
             buffers[1:] = [bytes(buffer) for buffer in buffers[1:]]
         connection = self.connection()
         self._check_size(payload, buffers, connection)
-        return connection.submit(payload, buffers, classes, with_environment(options), finish)
+        return connection.submit(payload, buffers, classes, with_environment(options), finish, waits=waits)
 
     def connection(self) -> Connection:
         """The live connection, made now if there is none.
@@ -123,8 +123,8 @@ class Session:
         Raises:
             DaemonUnreachable, AccessDenied, VersionMismatch: there is no daemon to be had; the message says why.
         """
-        connection, embedded = self._connection, self._embedded
-        if connection is not None and connection.usable and (embedded is None or embedded.is_alive()):
+        connection = self._connection
+        if connection is not None and connection.in_order:
             return connection
         with self._lock:
             if self._closed:
@@ -145,7 +145,7 @@ class Session:
         if connection is not None and connection.address == embedded.address:
             self._connection = None
             reason = f"the embedded daemon at {embedded.address} died; whether its pending calls ran is not known"
-            connection._end(DaemonLost(reason, address=embedded.address))
+            connection.give_up(DaemonLost(reason, address=embedded.address))
             connection.close()
         embedded.stop(kill=True)
 
@@ -176,7 +176,6 @@ class Session:
         path = addresses.socket_path(address)
         connection = Connection(address, addresses.read_secret(path), versions())
         welcome = connection.welcome
-        assert welcome is not None
         _check_versions(welcome.versions.plover)
         if welcome.simulated:
             _say_simulated()
@@ -204,7 +203,6 @@ class Session:
     @staticmethod
     def _check_size(payload: Payload, buffers: list[serialize.Buffer], connection: Connection) -> None:
         welcome = connection.welcome
-        assert welcome is not None
         for what, limit, parts in (
             ("the function", welcome.function_limit_bytes, payload.buffers),
             ("the arguments", welcome.payload_limit_bytes, buffers),

@@ -115,7 +115,7 @@ class PendingCalls:
         return self._calls.get(submission)
 
     def end(self, submission: int) -> PendingCall | None:
-        """An outcome came: the call is not pending any more, and the outcome will be acknowledged."""
+        """An outcome was delivered: the call is not pending any more, and the outcome will be acknowledged."""
         self._unacknowledged.append(submission)
         return self._calls.pop(submission, None)
 
@@ -137,9 +137,23 @@ class PendingCalls:
         """The daemon does not hold this function."""
         self._known.discard(function)
 
+    @property
+    def unacknowledged(self) -> int:
+        """How many outcomes the daemon does not know we have."""
+        return len(self._unacknowledged)
+
     def submissions(self) -> tuple[int, ...]:
         """What is pending."""
         return tuple(self._calls)
+
+    def resume(self) -> tuple[int, ...]:
+        """What is pending, after a reconnection: an outcome that was taken half is not to be acknowledged."""
+        self._unacknowledged = [each for each in self._unacknowledged if each not in self._calls]
+        return self.submissions()
+
+    def forget(self, submission: int) -> PendingCall | None:
+        """Nobody wants a call any more that may not even have been sent."""
+        return self._calls.pop(submission, None)
 
     def end_all(self) -> Iterable[PendingCall]:
         """The daemon is lost: nothing is pending any more."""

@@ -1,25 +1,21 @@
-"""The connection to one daemon: a thread that owns the socket, and a table of what is pending.
+"""The connection to one daemon: for any thread to send calls over and to wait at, each doing the work when it is its turn.
 
-Calls are written where they are made and sent by the thread; outcomes are received by the thread and unpickled where they
-are asked for. `submit` and `Future.result` are the interface: how the socket is driven behind them may change.
+`submit` and `Future.result` are the interface. Who uses the socket is decided in `turns`, what is said in `conversation`,
+and how in `link`; here are the threads. See docs/adr/0012.
 
-Guarantees: only the thread touches the socket. A lost daemon ends every pending call as `DaemonLost` within
-`RECONNECT_S`; a connection that broke while the daemon lives is made anew, and what is pending is asked for again. A
-connection that has ended never comes back: its session makes another. The lease is renewed while calls are pending.
+Guarantees: one thread at a time uses the socket. A lost daemon ends every pending call as `DaemonLost` within some
+seconds; a connection that broke while the daemon lives, or that an interrupt left in doubt, is made anew, and what is
+pending is asked for again. A connection that has ended never comes back: its session makes another.
 
 Assumes: the address names a socket whose directory holds the daemon's secret (see `plover.session`).
 """
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import itertools
 import os
 import queue
 import secrets
-import socket as sockets
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,26 +23,23 @@ from typing import Any
 
 import zmq
 
-from plover import errors
-from plover.client.calls import Payload, PendingCall, PendingCalls
+from plover.client.calls import Payload, PendingCall
+from plover.client.conversation import Conversation
 from plover.client.futures import Future
-from plover.errors import DaemonLost, DaemonUnreachable, PloverError
+from plover.client.link import Bell, Link
+from plover.client.turns import ATTEND_S, SLICE_S, Turn, Turns
+from plover.errors import DaemonLost, PloverError
 from plover.serialize import Buffer
 from plover.wire import codec
 from plover.wire import messages as m
-from plover.wire import sockets as wire_sockets
 
 __all__ = ["Connection"]
 
-#: How long a daemon may take to shake hands, at first and again after the connection broke.
+#: How long a new connection waits for the daemon.
 HANDSHAKE_S = 10.0
-RECONNECT_S = 5.0
-#: The daemon's lease is 30 s: three pings fit into it.
-PING_S = 10.0
-#: Outcomes are acknowledged with the next call, or at the latest when so many have gathered or so long has passed.
-ACKNOWLEDGE_AT = 256
-ACKNOWLEDGE_S = 0.1
-#: Messages received before the outbox is looked at again.
+#: What was sent has so long to go out when a socket is closed.
+_LINGER_MS = 500
+#: Messages received before anything else is looked at.
 _BATCH = 64
 
 
@@ -57,52 +50,59 @@ class Connection:
         address: ``ipc://…``.
         secret: what proves that this process may use the socket.
         versions: of this process.
-        handshake_s: how long to wait for the daemon.
 
     Raises:
         DaemonUnreachable: nobody answered.
         AccessDenied, WireError, VersionMismatch: the daemon refused.
     """
 
-    def __init__(self, address: str, secret: bytes, versions: m.Versions, handshake_s: float = HANDSHAKE_S) -> None:
+    def __init__(self, address: str, secret: bytes, versions: m.Versions) -> None:
         self.address = address
         self.client = secrets.token_bytes(16)
-        self._secret = secret
         self._versions = versions
-        self._calls = PendingCalls()
-        self._lock = threading.Lock()  # guards _calls and _ended
         self._submissions = itertools.count(1)
-        self._outbox: collections.deque[list[Any]] = collections.deque()
-        self._replies: collections.deque[queue.SimpleQueue[Any]] = collections.deque()
-        #: The first answer of the daemon; kept up to date over reconnections.
-        self.welcome: m.Welcome | None = None
-        self._shaken = threading.Event()
-        #: Why the connection is over; set once, and then nothing can be submitted any more.
-        self._ended: PloverError | None = None
-        self._closing = False
-        self._awake = False
-        self._wake_in, self._wake_out = sockets.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
-        self._callbacks: queue.SimpleQueue[Callable[[], None]] | None = None
         self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._run, args=(handshake_s,), name="plover-connection", daemon=True)
+        # Guards the table of calls, the outbox and the turns. Reentrant: a signal handler may make a call anywhere.
+        self._lock = threading.RLock()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._bell = Bell()  # wakes whoever has the turn
+        self._io_bell = Bell()  # wakes the I/O thread where it rests
+        self._link = Link(self._context, address, self._bell)
+        self._left: list[Link] = []  # whose last user may still be inside them
+        now = time.monotonic()
+        self._talk = Conversation(address, m.Hello(self.client, secret, versions), self._lock, now)
+        self._closing = False
+        self._settled = threading.Event()
+        self._callbacks: queue.SimpleQueue[Callable[[], None]] | None = None
+        self._thread = threading.Thread(target=self._run, name="plover-io", daemon=True)
+        self._turns = Turns(0, now)
         self._thread.start()
-        self._shaken.wait(handshake_s + 5)
-        if self._ended is not None:
-            raise self._ended
-        if self.welcome is None:
-            raise self._unreachable(handshake_s)
+        self._settled.wait(HANDSHAKE_S + 5)
+        if self._talk.ended is not None:
+            raise self._talk.ended
+        if self._talk.welcome is None:
+            raise self._talk.unreachable(HANDSHAKE_S)
 
     def __repr__(self) -> str:
-        return f"<connection to {self.address}: {self._ended or self._calls!r}>"
+        return f"<connection to {self.address}: {self._talk.ended or self._talk.calls!r}>"
 
     @property
     def usable(self) -> bool:
         """Whether calls can be submitted: it has not ended, and this is the process that made it."""
-        return self._ended is None and os.getpid() == self._pid
+        return self._talk.ended is None and os.getpid() == self._pid
 
-    # -- for any thread -------------------------------------------------------------------------------------------------
+    @property
+    def in_order(self) -> bool:
+        """Whether it is usable, and nothing points to the daemon's being gone."""
+        return self._may_be_used() and os.getpid() == self._pid
+
+    @property
+    def welcome(self) -> m.Welcome:
+        """What the daemon said of itself."""
+        assert self._talk.welcome is not None
+        return self._talk.welcome
+
+    # -- calls ----------------------------------------------------------------------------------------------------------
 
     def submit(
         self,
@@ -111,8 +111,10 @@ class Connection:
         classes: list[type],
         options: m.CallOptions,
         finish: Callable[[Any], Any] | None = None,
+        *,
+        waits: bool = False,
     ) -> Future:
-        """Send a call; returns at once.
+        """Send a call; returns at once, or, if the caller waits, when it has done the connection's work meanwhile.
 
         Args:
             payload: the function.
@@ -120,30 +122,41 @@ class Connection:
             classes: those that went by value in the arguments.
             options: of the call.
             finish: applied to the value before anybody sees it.
+            waits: the calling thread has nothing else to do until the call is done.
 
         Raises:
             PloverError: the connection has ended.
         """
         submission = next(self._submissions)
-        future = Future(m.call_id(self.client, submission), self, submission)
+        future = Future(None, self, submission)
         future._keep = (payload.classes, classes)
         future._finish = finish
         call = PendingCall(submission, payload, arguments, classes, options, future)
-        with self._lock:
-            if self._ended is not None:
-                raise self._ended
-            with_payload = self._calls.add(call)
-            acknowledged = self._calls.acknowledgements()
-            self._outbox.append(call.frames(self._incarnation, self._versions.python, with_payload, acknowledged))
-        self._wake()
+        talk = self._talk
+        try:
+            with self._lock:
+                if talk.ended is not None:
+                    raise talk.ended
+                with_payload = talk.calls.add(call)
+                frames = call.frames(
+                    talk.incarnation, self._versions.python, with_payload, talk.calls.acknowledgements()
+                )
+            self._post(frames, future if waits else None)
+        except BaseException:  # interrupted: nobody will ever see this future
+            with self._lock:
+                if talk.calls.forget(submission) is not None:
+                    talk.outbox.append(codec.write(m.Cancel(submission), talk.incarnation))
+            raise
         return future
 
     def cancel(self, submission: int) -> None:
         """Tell the daemon that a call is not wanted any more."""
+        if os.getpid() != self._pid:
+            return
         with self._lock:
-            if self._ended is None and self._calls.find(submission) is not None:
-                self._outbox.append(codec.write(m.Cancel(submission), self._incarnation))
-        self._wake()
+            if self._talk.ended is not None or self._talk.calls.find(submission) is None:
+                return
+        self._post(codec.write(m.Cancel(submission), self._talk.incarnation))
 
     def ask(self, message: m.AskStatus | m.AskToEnd, timeout_s: float = 5.0) -> Any:
         """An operator's question and its answer.
@@ -153,36 +166,85 @@ class Connection:
         """
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with self._lock:
-            if self._ended is not None:
-                raise self._ended
-            self._replies.append(reply)
-            self._outbox.append(codec.write(message, self._incarnation))
-        self._wake()
+            if self._talk.ended is not None:
+                raise self._talk.ended
+            self._talk.replies.append(reply)
+        self._post(codec.write(message, self._talk.incarnation))
+        self.attend()
         try:
             answer = reply.get(timeout=timeout_s)
         except queue.Empty:
-            raise self._unreachable(timeout_s) from None
+            raise self._talk.unreachable(timeout_s) from None
         if isinstance(answer, PloverError):
             raise answer
         return answer
 
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def give_up(self, reason: PloverError) -> None:
+        """The daemon is known to be dead: what is pending ends for this reason."""
+        self._talk.end(reason)
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Say goodbye, which cancels what is pending, and end the thread."""
-        if os.getpid() != self._pid or self.is_own_thread():
+        if os.getpid() != self._pid or self._is_at_work():
             return
         with self._lock:
-            if self._ended is None:
-                self._outbox.append(codec.write(m.Goodbye(), self._incarnation))
+            if self._talk.ended is None:
+                self._talk.outbox.append(codec.write(m.Goodbye(), self._talk.incarnation))
             self._closing = True
-        self._wake()
+        self.attend()
         self._thread.join(timeout_s)
 
-    def is_own_thread(self) -> bool:
-        """Whether the caller is the connection's thread, which must never wait for a call."""
-        return threading.current_thread() is self._thread
+    # -- for futures ----------------------------------------------------------------------------------------------------
+
+    def attend(self) -> None:
+        """Somebody waits who cannot do the work: the I/O thread does it from now on."""
+        with self._lock:
+            if self._turns.holder is not self._turns.io:
+                self._turns.io_wanted = True
+        self._io_bell.ring()
+        self._bell.ring()
+
+    def work_for(self, future: Future, timeout_s: float | None) -> None:
+        """Do the connection's work on the calling thread until a future is done, if it is this thread's turn.
+
+        Returns when the future is done, the time is over, or others do the work.
+        """
+        if os.getpid() != self._pid:
+            return
+        try:
+            now = time.monotonic()
+            with self._lock:
+                turn = self._turns.claim(self._link, threading.get_ident(), now) if self._may_be_used() else None
+            if turn is None:
+                self._tell_io(now)
+                return
+            limit = SLICE_S if timeout_s is None or timeout_s > SLICE_S else max(0.0, timeout_s)
+            self._work(turn, future, now, now + limit)
+            self._release(turn)
+        except BaseException:
+            self._give_up_turn()
+            raise
+
+    def wait_for(self, wait: Callable[[], Any]) -> Any:
+        """Block in `wait`, while others do the work."""
+        mark = object()
+        try:
+            with self._lock:
+                self._turns.waiting.add(mark)
+                if self._turns.holder is None:
+                    self._turns.io_wanted = True
+            self._tell_io(time.monotonic())
+            return wait()
+        finally:
+            self._turns.waiting.discard(mark)
 
     def call_back(self, callback: Callable[[], None]) -> None:
-        """Run a future's callbacks on a thread where they may make calls and wait for them."""
+        """Run a future's callbacks, on a thread where they may make calls and wait for them."""
+        if not self._is_at_work():
+            callback()
+            return
         if self._callbacks is None:
             self._callbacks = queue.SimpleQueue()
             threading.Thread(
@@ -190,291 +252,188 @@ class Connection:
             ).start()
         self._callbacks.put(callback)
 
-    def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True
-            with contextlib.suppress(BlockingIOError, OSError):
-                self._wake_in.send(b"\0")
+    def _is_at_work(self) -> bool:
+        """Whether the calling thread does the connection's work, and so must not wait for anything."""
+        thread, holder = threading.get_ident(), self._turns.holder
+        return self._thread.ident == thread or (holder is not None and holder.thread == thread)
 
-    @property
-    def _incarnation(self) -> int:
-        return self.welcome.incarnation if self.welcome is not None else 0
+    # -- a caller's turn ------------------------------------------------------------------------------------------------
 
-    def _unreachable(self, waited_s: float) -> DaemonUnreachable:
-        return DaemonUnreachable(
-            f"no daemon answered at {self.address} within {waited_s:g} s: see whether one runs there with "
-            "`plover status`, and start it with `plover start`",
-            address=self.address,
-        )
+    def _may_be_used(self) -> bool:
+        return self._talk.shaken and not self._talk.broken and self._talk.ended is None
 
-    # -- the thread -----------------------------------------------------------------------------------------------------
-
-    def _run(self, handshake_s: float) -> None:
-        context = zmq.Context()
-        driver = _Driver(self, context)
+    def _post(self, frames: list[Any], awaited: Future | None = None) -> None:
+        """Send a message, or have it sent by whoever has the turn; then work for the future that is waited for."""
+        talk, turns = self._talk, self._turns
         try:
-            driver.run(handshake_s)
-        except BaseException as error:  # a fault of ours must end the calls, not hang them
-            self._end(PloverError(f"the connection to {self.address} failed: {type(error).__name__}: {error}"))
+            now = time.monotonic()
+            with self._lock:
+                turn = None
+                if self._may_be_used() and not talk.outbox:
+                    turn = turns.claim(self._link, threading.get_ident(), now)
+                if turn is None:
+                    talk.outbox.append(frames)
+            if turn is None:
+                self._bell.ring()
+                self._tell_io(now)
+                return
+            talk.send(turn.link, frames, now)
+            if awaited is not None:
+                turns.attended = now
+                if turns.io_rests_until is None:
+                    self._tell_io(now)
+                self._work(turn, awaited, now, now + SLICE_S)
+            elif now - turns.attended >= ATTEND_S:
+                self._receive(turn, now)
+            self._release(turn)
+        except BaseException:
+            self._give_up_turn()
             raise
-        finally:
-            self._end(DaemonLost(f"the connection to {self.address} is closed", address=self.address))
-            context.destroy(linger=500)
-            self._wake_in.close()
-            self._wake_out.close()
 
-    def _end(self, reason: PloverError) -> None:
-        """Nothing can be submitted any more, and whatever is pending ends."""
-        with self._lock:
-            if self._ended is None:
-                self._ended = reason
-            calls = list(self._calls.end_all())
-            replies = list(self._replies)
-            self._replies.clear()
-        for call in calls:
-            call.future.fail(_for_call(reason, call.future.call_id))
-        for reply in replies:
-            reply.put(reason)
-        self._shaken.set()
-
-
-class _Driver:
-    """What the connection's thread does. Invariant: `_socket` is used by this thread alone."""
-
-    def __init__(self, connection: Connection, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self._c = connection
-        self._context = context
-        self._shaking_until: float | None = None
-        self._next_ping = time.monotonic() + PING_S
-        self._acknowledge_by: float | None = None
-        self._open()
-
-    def _open(self) -> None:
-        """A fresh socket to the same daemon, and the hand held out."""
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
-            self._socket.setsockopt(option, 0)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._socket.connect(self._c.address)
-        self._socket.send_multipart(codec.write(m.Hello(self._c.client, self._c._secret, self._c._versions)))
-        self._wake_fd = self._c._wake_out.fileno()
-        self._others = (self._wake_fd, self._monitor)
-
-    def _close_monitor(self) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-
-    def _reopen(self) -> None:
-        self._close_monitor()
-        self._socket.close(0)
-        self._open()
-
-    def run(self, handshake_s: float) -> None:
-        c = self._c
-        self._shaking_until = time.monotonic() + handshake_s
-        while True:
-            c._awake = False
-            # Whatever was put into the outbox before this was written is seen here; whatever comes later wakes the poll.
-            must_look = (bool(c._outbox) and self._is_shaken()) or self._closed()
-            has_come = False
-            for ready in wire_sockets.poll(self._socket, self._others, 0 if must_look else self._timeout_ms()):
-                if ready is self._socket:
-                    has_come = True
-                elif ready == self._wake_fd:
-                    with contextlib.suppress(BlockingIOError):
-                        c._wake_out.recv(4096)
-                elif ready is self._monitor:
-                    self._monitor.recv_multipart()
-                    self._disconnected()
-            c._awake = True
-            if self._is_shaken():
-                self._send()
-            if has_come:
-                self._receive()
-            self._keep_time(time.monotonic())
-            if self._closed() or c._ended is not None:
-                self._socket.setsockopt(zmq.LINGER, 500)
-                self._close_monitor()
+    def _work(self, turn: Turn, future: Future, now: float, until: float) -> None:
+        """Send and receive until the future is done, `until` has come, or the turn is wanted by others."""
+        talk, link, turns = self._talk, turn.link, self._turns
+        while not future.has_ended():
+            self._bell.listen()
+            if talk.outbox:
+                self._bell.awake()
+                talk.send_outbox(link, now)
+                continue
+            came, _ = link.wait(max(0, int((until - now) * 1000 + 0.999)))
+            if turns.holder is not turn:
+                return
+            now = time.monotonic()
+            if came:
+                self._receive(turn, now)
+            talk.keep_time(link, now)
+            if turns.io_wanted or not self._may_be_used():
+                return
+            if now >= until:
+                with self._lock:
+                    turns.io_wanted = True  # not a short call: nothing is gained by going on
                 return
 
-    def _is_shaken(self) -> bool:
-        return self._shaking_until is None
-
-    def _closed(self) -> bool:
-        return self._c._closing and (not self._is_shaken() or not self._c._outbox)
-
-    def _timeout_ms(self) -> int:
-        now = time.monotonic()
-        moments = [self._shaking_until, self._acknowledge_by, self._next_ping if len(self._c._calls) else None]
-        wait = min((moment - now for moment in moments if moment is not None), default=None)
-        return -1 if wait is None else max(0, int(wait * 1000) + 1)
-
-    def _send(self) -> None:
-        outbox = self._c._outbox
-        while outbox:
-            wire_sockets.send(self._socket, outbox.popleft())
-
-    def _receive(self) -> None:
+    def _receive(self, turn: Turn, now: float) -> None:
+        """Take what has come."""
+        link, talk, turns = turn.link, self._talk, self._turns
+        turns.attended = now
         for _ in range(_BATCH):
             try:
-                frames = wire_sockets.receive(self._socket, wait=False)
+                frames = link.receive()
             except zmq.Again:
                 return
-            self._take(codec.TO_CLIENT.read(frames))
-            if not len(self._c._calls):
+            talk.take(link, frames, now)
+            if not len(talk.calls) or turns.holder is not turn or not link.has_more():
                 return  # nothing more is waited for: whatever comes is seen by the next poll
 
-    def _take(self, incoming: codec.Incoming[m.ToClient]) -> None:
-        c, message = self._c, incoming.message
-        match message:
-            case m.Outcome():
-                with c._lock:
-                    call = c._calls.end(message.submission)
-                    if c._calls._unacknowledged and self._acknowledge_by is None:
-                        self._acknowledge_by = time.monotonic() + ACKNOWLEDGE_S
-                if call is not None:
-                    _deliver(call, message, incoming)
-            case m.Output():
-                _show(message)
-            case m.Welcome():
-                self._welcomed(message)
-            case m.Rejected():
-                self._rejected(message)
-            case m.PayloadWanted():
-                with c._lock:
-                    c._calls.disown(message.function)
-                    call = c._calls.find(message.submission)
-                    if call is not None:
-                        c._calls.must_send(call)
-                        c._outbox.append(call.frames(c._incarnation, c._versions.python, True))
-            case m.Unknown():
-                self._unknown(message.submissions)
-            case m.Status() | m.Ending():
-                if c._replies:
-                    c._replies.popleft().put(message)
+    def _release(self, turn: Turn) -> None:
+        """Give the turn back; what others put into the outbox meanwhile is sent before."""
+        talk, turns = self._talk, self._turns
+        while True:
+            with self._lock:
+                if turns.holder is not turn:
+                    return  # taken away: whoever has it now sees to everything
+                if not talk.outbox or not self._may_be_used():
+                    turns.release(bool(len(talk.calls)))
+                    turns.io_wanted = turns.io_wanted or talk.broken
+                    break
+            talk.send_outbox(turn.link, time.monotonic())
+        self._tell_io(turns.attended)
 
-    # -- the handshake, and what can go wrong with it --------------------------------------------------------------------
+    def _give_up_turn(self) -> None:
+        """After an exception that may have struck anywhere."""
+        with self._lock:
+            given_up = self._turns.give_up(threading.get_ident())
+        if given_up:
+            self._io_bell.ring()
 
-    def _welcomed(self, welcome: m.Welcome) -> None:
-        c = self._c
-        before, c.welcome = c.welcome, welcome
-        self._shaking_until = None
-        self._next_ping = time.monotonic() + PING_S
-        if before is not None and before.incarnation != welcome.incarnation:
-            c._end(self._replaced())
-        elif before is not None:
-            with c._lock:
-                self._socket.send_multipart(codec.write(m.Resume(c._calls.submissions()), welcome.incarnation))
-        c._shaken.set()
+    def _tell_io(self, now: float) -> None:
+        """Wake the I/O thread if it would otherwise look too late."""
+        if self._turns.io_must_be_told(now, len(self._talk.calls), self._talk.due()):
+            self._io_bell.ring()
 
-    def _replaced(self) -> DaemonLost:
-        return DaemonLost(
-            f"the daemon at {self._c.address} was replaced by another one while calls were pending; "
-            "whether they ran is not known. Make them again if that does no harm",
-            address=self._c.address,
-        )
+    # -- the I/O thread -------------------------------------------------------------------------------------------------
 
-    def _disconnected(self) -> None:
-        if self._shaking_until is None:
-            self._shaking_until = time.monotonic() + RECONNECT_S
-            self._reopen()
+    def _run(self) -> None:
+        self._turns.io.thread = threading.get_ident()
+        talk = self._talk
+        try:
+            talk.greet(self._link, time.monotonic())
+            while not self._is_over():
+                self._serve()
+                self._rest()
+        except BaseException as error:  # a fault of ours must end the calls, not hang them
+            talk.end(PloverError(f"the connection to {self.address} failed: {type(error).__name__}: {error}"))
+            raise
+        finally:
+            talk.end(DaemonLost(f"the connection to {self.address} is closed", address=self.address))
+            self._settled.set()
+            self._context.destroy(linger=_LINGER_MS)
+            self._bell.close()
+            self._io_bell.close()
 
-    def _rejected(self, message: m.Rejected) -> None:
-        c = self._c
-        if message.submission is not None:
-            with c._lock:
-                call = c._calls.refuse(message.submission)
-            if call is not None:
-                call.future.fail(_error(message.error, message.reason, message.facts, call.future.call_id))
-        elif c.welcome is not None and not self._is_shaken():
-            # It took our hand before: each daemon makes a secret of its own, so this is another one.
-            c._end(self._replaced())
-        elif message.incarnation != c._incarnation and c.welcome is not None:
-            self._disconnected()  # a daemon that does not know us: shake hands, and learn whether it is a new one
+    def _is_over(self) -> bool:
+        talk = self._talk
+        return talk.ended is not None or (self._closing and (not talk.shaken or not talk.outbox))
+
+    def _serve(self) -> None:
+        """The I/O thread's turn: until all is over, or nothing is pending and everything is in order."""
+        talk, turns = self._talk, self._turns
+        now = time.monotonic()
+        while True:
+            if turns.doubtful or talk.broken:
+                self._reconnect(now)
+            turns.io.link = link = self._link
+            talk.keep_time(link, now)
+            talk.send_outbox(link, now)
+            if self._is_over():
+                return
+            with self._lock:
+                if talk.shaken and not (talk.outbox or len(talk.calls) or talk.replies or self._closing):
+                    turns.release(pending=False)
+                    return
+            self._bell.listen()
+            must_look = (talk.outbox and talk.shaken) or self._closing
+            came, broke = link.wait(0 if must_look else _timeout_ms(talk.due(), now), with_monitor=True)
+            now = time.monotonic()
+            if came:
+                self._receive(turns.io, now)
+            if broke and talk.shaken:
+                talk.broken = True
+            if talk.shaken:
+                self._settled.set()
+
+    def _reconnect(self, now: float) -> None:
+        """A fresh link to the same daemon."""
+        turns = self._turns
+        with self._lock:
+            left_inside = turns.left_inside
+            turns.doubtful = turns.left_inside = False
+        if left_inside:
+            self._left.append(self._link)
         else:
-            c._end(_error(message.error, message.reason, message.facts, None))
+            self._link.end(_LINGER_MS)
+        self._link = Link(self._context, self.address, self._bell)
+        self._talk.greet(self._link, now)
 
-    def _unknown(self, submissions: tuple[int, ...]) -> None:
-        """They never arrived, or their results were forgotten: which of the two, nobody knows any more. So a call is
-        made again only if its author allowed retries.
-        """
-        c = self._c
-        for submission in submissions:
-            with c._lock:
-                call = c._calls.find(submission)
-                if call is not None and call.options.retries > 0:
-                    c._calls.must_send(call)
-                    c._outbox.append(call.frames(c._incarnation, c._versions.python, True))
-                    continue
-                call = c._calls.refuse(submission)
-            if call is not None:
-                reason = f"the daemon at {c.address} knows nothing of call {call.future.call_id} (any more)"
-                call.future.fail(
-                    DaemonLost(
-                        f"{reason}: it never arrived, or its result was held as long as results are held. "
-                        "If it may run twice, let it be tried again with .options(retries=…)",
-                        call_id=call.future.call_id,
-                        address=c.address,
-                    )
-                )
-
-    # -- the clock ------------------------------------------------------------------------------------------------------
-
-    def _keep_time(self, now: float) -> None:
-        c = self._c
-        if self._shaking_until is not None:
-            if now >= self._shaking_until:
-                c._end(
-                    c._unreachable(HANDSHAKE_S)
-                    if c.welcome is None
-                    else DaemonLost(
-                        f"the daemon at {c.address} went away; whether its pending calls ran is not known",
-                        address=c.address,
-                    )
-                )
-            return
-        with c._lock:
-            if self._acknowledge_by is not None and (
-                now >= self._acknowledge_by or len(c._calls._unacknowledged) >= ACKNOWLEDGE_AT
-            ):
-                self._acknowledge_by = None
-                if done := c._calls.acknowledgements():
-                    self._socket.send_multipart(codec.write(m.Acknowledge(done), c._incarnation))
-            if now >= self._next_ping and len(c._calls):
-                # After a long silence (a stopped process, a sleeping laptop) the lease may have run out: ask again.
-                late = now >= self._next_ping + PING_S
-                message = m.Resume(c._calls.submissions()) if late else m.Ping()
-                self._socket.send_multipart(codec.write(message, c._incarnation))
-        if now >= self._next_ping:
-            self._next_ping = now + PING_S
+    def _rest(self) -> None:
+        """Let callers do the work, look after it, and come back with the turn."""
+        turns, talk = self._turns, self._talk
+        while True:
+            self._io_bell.listen()
+            now = time.monotonic()
+            with self._lock:
+                turns.io_wanted = turns.io_wanted or self._is_over()
+                if turns.holder is turns.io or turns.io_takes(now, len(talk.calls), talk.due()):
+                    self._io_bell.awake()
+                    return
+            if self._link.rest(self._io_bell, _timeout_ms(turns.io_rests_until, now)):
+                talk.broken = turns.io_wanted = True
+                self._bell.ring()
 
 
-def _deliver(call: PendingCall, message: m.Outcome, incoming: codec.Incoming[m.ToClient]) -> None:
-    if message.status == "ended":
-        call.future.fail(_error(message.error, message.reason, message.facts, call.future.call_id), message.receipt)
-    else:
-        call.future.deliver(message.status == "failed", incoming.take(message.packed), message.receipt)
-
-
-def _show(message: m.Output) -> None:
-    """Output appears where the caller's own print would put it."""
-    stream = sys.stdout if message.stream == 1 else sys.stderr
-    with contextlib.suppress(OSError, ValueError):  # the caller closed it
-        stream.write(message.data.decode("utf-8", "backslashreplace"))
-        stream.flush()
-
-
-def _error(name: str, reason: str, facts: dict[str, Any], call_id: str | None) -> PloverError:
-    """An error that the daemon named, as the exception of that name."""
-    cls = getattr(errors, name, PloverError)
-    if not (isinstance(cls, type) and issubclass(cls, PloverError)):
-        cls = PloverError
-    return cls(reason, **({"call_id": call_id} if call_id is not None else {}), **facts)
-
-
-def _for_call(reason: PloverError, call_id: str) -> PloverError:
-    """The connection's end as one call's error: each call raises an exception of its own."""
-    return type(reason)(str(reason), **{**vars(reason), "call_id": call_id})
+def _timeout_ms(due: float | None, now: float) -> int:
+    return -1 if due is None else max(0, int((due - now) * 1000) + 1)
 
 
 def _run_callbacks(callbacks: queue.SimpleQueue[Callable[[], None]]) -> None:

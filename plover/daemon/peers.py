@@ -31,7 +31,7 @@ class Peers:
 
     Args:
         secret: what lets clients in.
-        limit: how many clients are remembered; the one that was longest silent goes first, and shakes hands again.
+        limit: how many clients are remembered; the one that shook hands first goes first, and shakes them again.
     """
 
     def __init__(self, secret: bytes, limit: int = 10_000) -> None:

@@ -25,6 +25,7 @@ class WorkerRecord:
         routing_id: its socket's, once it has said hello.
         pid: its process, once it was forked.
         sent: (call, attempt) sent to it without a result yet, in order.
+        touched: when a call began or ended there last; monotonic seconds.
     """
 
     def __init__(self, number: int, nest: int, limits: DaemonLimits) -> None:
@@ -34,6 +35,7 @@ class WorkerRecord:
         self.routing_id: bytes | None = None
         self.pid = 0
         self.sent: list[tuple[int, int]] = []
+        self.touched = 0.0
         word = secrets.token_bytes(markers.WORD_SIZE)
         self.word = word
         self.output = WorkerOutput(word, limits.output_bytes_per_call, limits.last_output_bytes)
@@ -68,6 +70,11 @@ class WorkerRecord:
         """At its death: the attempt that it had begun and not reported, which ran or may have run."""
         last = self.page.last()
         return last if last in self.sent else None
+
+    def expect(self, call: int, attempt: int) -> None:
+        """An attempt is being sent to it."""
+        self.sent.append((call, attempt))
+        self.output.expect(call, attempt)
 
     def finished(self, call: int, attempt: int) -> bool:
         """An attempt's result came; False if it was not sent to this worker, or its result came before."""

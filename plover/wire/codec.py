@@ -30,6 +30,7 @@ from plover.errors import WireError
 from plover.wire import messages as m
 
 __all__ = [
+    "EMPTY",
     "FROM_CLIENT",
     "FROM_STRANGER",
     "FROM_WORKER",
@@ -91,10 +92,10 @@ class Body:
         return tuple([self.add(data) for data in buffers])
 
 
-_EMPTY = Body()
+EMPTY = Body()
 
 
-def write(message: m.AnyMessage, incarnation: int = 0, body: Body = _EMPTY) -> list[Any]:
+def write(message: m.AnyMessage, incarnation: int = 0, body: Body = EMPTY) -> list[Any]:
     """A message's frames, ready to be sent."""
     return relay(message, incarnation, body.inline, body.frames)
 

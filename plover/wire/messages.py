@@ -82,7 +82,7 @@ class Timings(msgspec.Struct, frozen=True, array_like=True):
     simulated: bool
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """What a call cost. Seconds; `None` where nobody measured, as for a call that never ran.
 
     Attributes:
@@ -312,10 +312,6 @@ class Run(Message, frozen=True, tag="run"):
         return self.arguments if self.payload is None else self.arguments + self.payload
 
 
-class Leave(Message, frozen=True, tag="leave"):
-    """The worker is not needed any more: end."""
-
-
 # -- zygote ↔ daemon (a unix socket of packets, with descriptors beside them) ------------------------------------------
 
 
@@ -327,7 +323,7 @@ class ZygoteHello(Message, frozen=True, tag="zygote-hello"):
 
 
 class Prepare(Message, frozen=True, tag="prepare"):
-    """What the nest is for; beside it comes the daemon's pidfd. `visible` are the driver's names of its devices."""
+    """What the nest is for; beside it comes the daemon's pidfd. `devices` are the driver's names of its devices."""
 
     nest: int
     tenant: str
@@ -387,7 +383,7 @@ class EndNest(Message, frozen=True, tag="end-nest"):
 FromClient = Hello | Submit | Cancel | Acknowledge | Resume | Ping | Goodbye | AskStatus | AskToEnd
 ToClient = Welcome | Rejected | PayloadWanted | Output | Outcome | Unknown | Status | Ending
 FromWorker = WorkerHello | Finished | PayloadMissing | Unwell
-ToWorker = Run | Leave
+ToWorker = Run
 FromZygote = ZygoteHello | Prepared | Forked | ForkFailed | Exited
 ToZygote = Prepare | Fork | EndNest
 AnyMessage = FromClient | ToClient | FromWorker | ToWorker | FromZygote | ToZygote

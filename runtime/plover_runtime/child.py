@@ -60,7 +60,6 @@ def run(
         from plover_runtime import worker
 
         worker.main(prepare, fork, page_fd)
-        status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BaseException:

@@ -1,7 +1,7 @@
 """A worker: one process, one open device, one call at a time on its main thread.
 
 It was forked from its zygote with stdout, stderr and a status page that the daemon made. It opens the device, says hello
-with its launch token, and then runs what it is sent until it is told to leave, is killed, or its device breaks.
+with its launch token, and then runs what it is sent until it is killed or its device breaks.
 
 Guarantees: a call's output is complete, and marked as such in both pipes, before its result is sent. An interrupt is raised
 only in the attempt that it is meant for. A worker whose device is broken says so and ends without destructors.
@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from types import FrameType
+from typing import NoReturn
 
 import zmq
 
@@ -28,8 +29,8 @@ from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
 
 
-def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> None:
-    """Be a worker; returns when the daemon says so."""
+def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> NoReturn:
+    """Be a worker, until the daemon or the device ends it."""
     context.enter_worker()
     page = StatusPage(page_fd)
     os.close(page_fd)
@@ -47,17 +48,16 @@ def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> None:
     invoker = Invoker(device, page, prepare.payload_limit_bytes)
     while True:
         incoming = codec.TO_WORKER.read(sockets.receive(socket, wait=True))
-        if isinstance(incoming.message, m.Leave):
-            return
-        run: m.Run = incoming.message
+        run = incoming.message
         try:
-            finished, body = invoker.run(incoming)  # type: ignore[arg-type]
+            finished, body = invoker.run(incoming)
         except PayloadAbsent:
             socket.send_multipart(codec.write(m.PayloadMissing(run.call, run.attempt), incoming.incarnation))
             continue
         output.complete(pack(run.call, run.attempt))
         # Sent as copies: the function may go on changing an array that it returned and also kept.
         sockets.send_copies(socket, codec.write(finished, incoming.incarnation, body))
+        output.restore()
         if invoker.unwell is not None:
             socket.send_multipart(codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
             zmq_context.destroy(linger=1000)
@@ -94,9 +94,8 @@ class _Output:
         marker = markers.make(self._word, attempt)
         for fd in self._fds:
             os.write(fd, marker)
-        self._restore()
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
         """The next attempt writes where this one was to, whatever this one closed, replaced or redirected."""
         for index, (fd, name) in enumerate(zip(self._fds, ("stdout", "stderr"), strict=True)):
             os.dup2(fd, index + 1)

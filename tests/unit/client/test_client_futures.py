@@ -22,19 +22,33 @@ from plover.wire.messages import Receipt
 class FakeConnection:
     """Notes what a future asks of it."""
 
-    def __init__(self, own_thread: bool = False) -> None:
+    client = b"\0" * 16
+
+    def __init__(self, at_work: bool = False) -> None:
         self.cancelled: list[int] = []
         self.callbacks: list[Callable[[], None]] = []
-        self._own_thread = own_thread
+        self.attended = 0
+        self.asked: list[str] = []
+        self._at_work = at_work
 
     def cancel(self, submission: int) -> None:
         self.cancelled.append(submission)
 
-    def is_own_thread(self) -> bool:
-        return self._own_thread
+    def attend(self) -> None:
+        self.attended += 1
 
     def call_back(self, function: Callable[[], None]) -> None:
-        self.callbacks.append(function)
+        if self._at_work:
+            self.callbacks.append(function)
+        else:
+            function()
+
+    def work_for(self, future: Future, timeout_s: float | None) -> None:
+        self.asked.append(f"work for {timeout_s}")
+
+    def wait_for(self, wait: Callable[[], Any]) -> Any:
+        self.asked.append("wait")
+        return wait()
 
 
 def future(connection: Any = None) -> Future:
@@ -260,7 +274,7 @@ class TestCallbacks:
         assert seen == [call, call]
 
     def test_they_do_not_run_on_the_connections_thread(self) -> None:
-        connection = FakeConnection(own_thread=True)
+        connection = FakeConnection(at_work=True)
         call = future(connection)
         seen: list[Any] = []
         call.add_done_callback(seen.append)
@@ -269,8 +283,17 @@ class TestCallbacks:
         connection.callbacks[0]()
         assert seen == [call]
 
+    def test_for_one_the_io_thread_takes_over(self) -> None:
+        call = future(connection := FakeConnection())
+        assert connection.attended == 0
+        call.add_done_callback(lambda _: None)
+        assert connection.attended == 1
+        call.deliver(False, packed(1), RECEIPT)
+        call.add_done_callback(lambda _: None)
+        assert connection.attended == 1
+
     def test_without_any_the_other_thread_is_left_alone(self) -> None:
-        connection = FakeConnection(own_thread=True)
+        connection = FakeConnection(at_work=True)
         future(connection).deliver(False, packed(1), RECEIPT)
         assert connection.callbacks == []
 
@@ -280,6 +303,76 @@ class TestCallbacks:
         call.add_done_callback(lambda each: seen.append(each.cancel()))
         assert call.cancel() is True
         assert seen == [True]
+
+
+class TestDeliveredAgain:
+    """What an interrupt cut short is done again after a reconnection."""
+
+    def test_a_result_that_came_twice(self) -> None:
+        call = future(FakeConnection())
+        seen: list[Any] = []
+        call.add_done_callback(seen.append)
+        call.deliver(False, packed(1), RECEIPT)
+        call.deliver(False, packed(2), RECEIPT)
+        call.fail(WorkerLost("no"))
+        assert (call.result(), seen) == (1, [call])
+
+    def test_those_who_wait_are_told_if_the_first_time_did_not_come_to_that(self) -> None:
+        call = future(FakeConnection())
+        seen: list[Any] = []
+        call.add_done_callback(seen.append)
+        ended: list[Any] = []
+        waiting = threading.Event()
+
+        def wait() -> None:
+            waiting.set()
+            ended.append(concurrent.futures.wait([call], timeout=30).done)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        waiting.wait(30)
+        while not call._waiters:
+            threading.Event().wait(0.001)
+        call._sealed = packed("there")
+        call._result, call._state = None, "FINISHED"  # so far it came, and then the interrupt
+        call.deliver(False, packed("there"), RECEIPT)
+        thread.join(30)
+        assert (ended, seen, call.result()) == ([{call}], [call], "there")
+
+    def test_a_kernels_arrays_are_written_again(self) -> None:
+        call = future(FakeConnection())
+        written: list[Any] = []
+
+        def finish(value: Any) -> Any:
+            written.append(value)
+            if len(written) == 1:
+                raise KeyboardInterrupt
+            return value
+
+        call._finish = finish
+        with pytest.raises(KeyboardInterrupt):
+            call.deliver(False, packed(3), RECEIPT)
+        assert not call.done()
+        call.deliver(False, packed(3), RECEIPT)
+        assert (call.result(), written) == (3, [3, 3])
+
+
+class TestWaiting:
+    def test_who_asks_does_the_work_first_and_then_waits(self) -> None:
+        call = future(connection := FakeConnection())
+        with pytest.raises(TimeoutError):
+            call.result(timeout=0)
+        assert connection.asked == ["work for 0", "wait"]
+
+    def test_what_has_ended_needs_nobody(self) -> None:
+        call = future(connection := FakeConnection())
+        call.deliver(False, packed(1), RECEIPT)
+        assert (call.result(), connection.asked) == (1, [])
+
+    def test_wait_and_as_completed_bring_the_io_thread(self) -> None:
+        call = future(connection := FakeConnection())
+        concurrent.futures.wait([call], timeout=0)
+        assert connection.attended == 1
 
 
 class TestAmongOthers:

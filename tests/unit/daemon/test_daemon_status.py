@@ -29,7 +29,7 @@ def shell() -> Any:
         started=10.0,
         workers=[types.SimpleNamespace(number=1, pid=77, token=TOKEN)],
         functions=functions,
-        refused=Counter({"peer": 2}),
+        post=types.SimpleNamespace(refused=Counter({"peer": 2})),
         secret=b"the-secret-of-the-socket",
         scheduler=Scheduler(
             SchedulerConfig(

@@ -81,11 +81,11 @@ def test_a_router_says_who_sent(context: Context) -> None:
         dealer.connect("inproc://router")
         sockets.send(dealer, [b"head", b"body"])
         assert sockets.poll(router, [], 1000) == [router]
-        routing_id, frames = sockets.receive_with_identity(router)
+        routing_id, frames = sockets.receive_with_identity(router, 1000, 10)
         assert routing_id == b"peer"
         assert [bytes(memoryview(frame)) for frame in frames] == [b"head", b"body"]
         with pytest.raises(zmq.Again):
-            sockets.receive_with_identity(router)
+            sockets.receive_with_identity(router, 1000, 10)
 
 
 def test_a_routing_id_without_a_message_is_an_empty_message(context: Context) -> None:
@@ -94,7 +94,26 @@ def test_a_routing_id_without_a_message_is_an_empty_message(context: Context) ->
         puller.bind("inproc://alone")
         pusher.connect("inproc://alone")
         pusher.send(b"peer")
-        assert sockets.receive_with_identity(puller) == (b"peer", [])
+        assert sockets.receive_with_identity(puller, 1000, 10) == (b"peer", [])
+
+
+@pytest.mark.parametrize("frames", [[b"head", bytes(2000), b"more"], [b"head", *[b"x"] * 20]], ids=["bytes", "frames"])
+def test_a_message_beyond_the_limits_is_read_to_its_end_and_thrown_away(context: Context, frames: list[bytes]) -> None:
+    with context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
+        router.bind("inproc://limits")
+        dealer.setsockopt(zmq.ROUTING_ID, b"peer")
+        dealer.connect("inproc://limits")
+        sockets.send(dealer, frames)
+        sockets.send(dealer, [b"the next"])
+        assert sockets.poll(router, [], 1000) == [router]
+        with pytest.raises(
+            sockets.Oversized, match=f"of {sum(map(len, frames))} bytes in {len(frames)} frames"
+        ) as caught:
+            sockets.receive_with_identity(router, 1000, 10)
+        assert caught.value.routing_id == b"peer"
+        assert sockets.has_message(router)
+        assert sockets.receive_with_identity(router, 1000, 10) == (b"peer", [b"the next"])
+        assert not sockets.has_message(router)
 
 
 def test_poll_returns_what_is_ready_as_it_was_given(pair: Pair) -> None:

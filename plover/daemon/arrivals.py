@@ -1,0 +1,268 @@
+"""Messages in: whose each is, what it means, and the event that it becomes.
+
+Guarantees: nothing here decides about a call; a message that is not what its peer may send now is refused with a reason
+and counted. Assumes: one thread; frames that came in stay alive while a call needs them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, assert_never
+
+from plover.daemon.calls import CallRecord, CallRecords
+from plover.daemon.config import DaemonLimits
+from plover.daemon.output import Piece
+from plover.daemon.payloads import FunctionStore
+from plover.daemon.peers import ClientPeer, Peers, WorkerPeer
+from plover.daemon.pipes import Pipes
+from plover.daemon.post import Post
+from plover.daemon.scheduler import events as e
+from plover.daemon.workers import Workers
+from plover.errors import WireError
+from plover.versions import versions
+from plover.wire import codec
+from plover.wire import messages as m
+
+__all__ = ["Arrivals"]
+
+log = logging.getLogger("plover.daemon")
+
+
+class Arrivals:
+    """Takes what comes out of the socket.
+
+    Args:
+        post: for answers that need no decision.
+        peers, workers, calls, functions, pipes: the daemon's books.
+        limits: of the shell.
+        incarnation: the daemon's.
+        simulated: all its devices are.
+        happen: takes an event and the time.
+        show: takes what workers wrote.
+        status: makes the document that `plover status` shows.
+        unfinished: how many calls are.
+    """
+
+    def __init__(
+        self,
+        *,
+        post: Post,
+        peers: Peers,
+        workers: Workers,
+        calls: CallRecords,
+        functions: FunctionStore,
+        pipes: Pipes,
+        limits: DaemonLimits,
+        incarnation: int,
+        simulated: bool,
+        happen: Callable[[e.AnyEvent, float], None],
+        show: Callable[[list[Piece]], None],
+        status: Callable[[float], bytes],
+        unfinished: Callable[[], int],
+    ) -> None:
+        self._post = post
+        self._peers = peers
+        self._workers = workers
+        self._calls = calls
+        self._functions = functions
+        self._pipes = pipes
+        self._limits = limits
+        self._incarnation = incarnation
+        self._simulated = simulated
+        self._happen = happen
+        self._show = show
+        self._status = status
+        self._unfinished = unfinished
+        self._versions = versions()
+
+    def take(self, routing_id: bytes, frames: list[Any], now: float) -> None:
+        """One message."""
+        try:
+            peer = self._peers.find(routing_id)
+            match peer:
+                case WorkerPeer():
+                    self._from_worker(peer, codec.FROM_WORKER.read(frames), now)
+                case ClientPeer():
+                    incoming = codec.FROM_CLIENT.read(frames)
+                    if incoming.incarnation == self._incarnation:
+                        self._from_client(routing_id, peer, incoming, now)
+                    else:
+                        self._reject_other_incarnation(routing_id, incoming.incarnation)
+                case None:
+                    self._from_stranger(routing_id, frames, now)
+                case _:
+                    assert_never(peer)
+        except WireError as error:
+            self._post.reject(routing_id, "WireError", str(error), kind="not a message")
+
+    # -- handshakes -----------------------------------------------------------------------------------------------------
+
+    def _from_stranger(self, routing_id: bytes, frames: list[Any], now: float) -> None:
+        named = codec.incarnation(frames)
+        if named not in (0, self._incarnation):
+            self._reject_other_incarnation(routing_id, named)
+            return
+        match codec.FROM_STRANGER.read(frames).message:
+            case m.Hello() as hello:
+                self._client_hello(routing_id, hello, now)
+            case m.WorkerHello() as hello:
+                worker = self._workers.admit(hello.token, routing_id)
+                if worker is None:
+                    self._post.reject(
+                        routing_id, "AccessDenied", "no worker was launched with this token", kind="wrong token"
+                    )
+                    return
+                worker.pid = hello.pid
+                self._peers.admit_worker(routing_id, worker.number)
+                self._happen(e.WorkerReady(worker=worker.number), now)
+
+    def _client_hello(self, routing_id: bytes, hello: m.Hello, now: float) -> None:
+        peer = self._peers.admit_client(routing_id, hello.client, hello.secret)
+        if peer is None:
+            self._post.reject(
+                routing_id,
+                "AccessDenied",
+                "this client does not know the secret that lies beside the daemon's socket: "
+                "connect as the user who started the daemon",
+                kind="wrong secret",
+            )
+            return
+        welcome = m.Welcome(
+            incarnation=self._incarnation,
+            tenant=peer.tenant,
+            versions=self._versions,
+            payload_limit_bytes=self._limits.payload_bytes,
+            function_limit_bytes=self._limits.function_bytes,
+            pid=os.getpid(),
+            simulated=self._simulated,
+        )
+        self._post.send(routing_id, welcome)
+        self._happen(e.ClientConnected(tenant=peer.tenant, client=peer.client), now)
+
+    def _reject_other_incarnation(self, routing_id: bytes, named: int) -> None:
+        """What was meant for an earlier daemon is not taken by this one as new."""
+        self._post.reject(
+            routing_id,
+            "DaemonLost",
+            f"a message for daemon {named:x}, and this is {self._incarnation:x}: the daemon was replaced",
+            kind="earlier incarnation",
+        )
+
+    # -- clients --------------------------------------------------------------------------------------------------------
+
+    def _from_client(
+        self, routing_id: bytes, peer: ClientPeer, incoming: codec.Incoming[m.FromClient], now: float
+    ) -> None:
+        tenant, client = peer.tenant, peer.client
+        match incoming.message:
+            case m.Submit() as submit:
+                self._submit(routing_id, peer, submit, incoming, now)
+                if submit.acknowledged:  # afterwards: the call is on its way meanwhile
+                    self._happen(
+                        e.ResultsAcknowledged(tenant=tenant, client=client, submissions=submit.acknowledged), now
+                    )
+            case m.Cancel(submission=submission):
+                self._happen(e.CallCancelled(tenant=tenant, client=client, submission=submission), now)
+            case m.Acknowledge(submissions=submissions):
+                self._happen(e.ResultsAcknowledged(tenant=tenant, client=client, submissions=submissions), now)
+            case m.Resume(submissions=submissions):
+                self._happen(e.ResultsWanted(tenant=tenant, client=client, submissions=submissions), now)
+            case m.Ping():
+                self._happen(e.ClientSeen(tenant=tenant, client=client), now)
+            case m.Goodbye():
+                self._happen(e.ClientGone(tenant=tenant, client=client), now)
+                self._peers.forget(routing_id)
+            case m.AskStatus():
+                self._post.send(routing_id, m.Status(self._status(now)))
+            case m.AskToEnd(drain=drain):
+                self._post.send(routing_id, m.Ending(self._unfinished()))
+                self._happen(e.DrainRequested() if drain else e.StopRequested(), now)
+            case m.Hello():
+                self._post.reject(routing_id, "WireError", "a second hello on one connection", kind="out of turn")
+
+    def _submit(
+        self,
+        routing_id: bytes,
+        peer: ClientPeer,
+        submit: m.Submit,
+        incoming: codec.Incoming[m.FromClient],
+        now: float,
+    ) -> None:
+        limits, options = self._limits, submit.options
+        size = codec.size_bytes(submit.arguments)
+        if size > limits.payload_bytes:
+            self._reject_too_large(routing_id, submit, "arguments", size, limits.payload_bytes)
+            return
+        if submit.payload is not None:
+            function_size = codec.size_bytes(submit.payload)
+            if function_size > limits.function_bytes:
+                self._reject_too_large(routing_id, submit, "function", function_size, limits.function_bytes)
+                return
+            self._functions.put(peer.tenant, submit.function, incoming.take(submit.payload), function_size)
+        elif not self._functions.holds(peer.tenant, submit.function):
+            self._post.send(routing_id, m.PayloadWanted(submit.submission, submit.function))
+            return
+        self._calls.submit(CallRecord(peer.tenant, peer.client, submit, incoming.take(submit.arguments)))
+        self._happen(
+            e.CallSubmitted(
+                tenant=peer.tenant,
+                environment=options.environment,
+                client=peer.client,
+                submission=submit.submission,
+                function=submit.function,
+                python=submit.python,
+                gpu=e.GpuRequest(*options.gpu) if options.gpu is not None else None,
+                require_gpu=options.require_gpu,
+                timeout_s=options.timeout_s,
+                queue_timeout_s=options.queue_timeout_s,
+                retries=options.retries,
+                priority=options.priority,
+                size_bytes=size,
+            ),
+            now,
+        )
+
+    def _reject_too_large(self, routing_id: bytes, submit: m.Submit, what: str, size: int, limit: int) -> None:
+        reason = f"{submit.name}: its {what} of {size} bytes are more than the daemon's limit of {limit}"
+        self._post.reject(routing_id, "PayloadTooLarge", reason, kind="too large", submission=submit.submission)
+
+    # -- workers --------------------------------------------------------------------------------------------------------
+
+    def _from_worker(self, peer: WorkerPeer, incoming: codec.Incoming[m.FromWorker], now: float) -> None:
+        worker = self._workers.find(peer.worker)
+        if worker is None:
+            return  # its end was told already
+        match incoming.message:
+            case m.Finished() as finished:
+                number, attempt = finished.call, finished.attempt
+                if not worker.finished(number, attempt):
+                    return
+                pieces = worker.output.complete(number, attempt)
+                if pieces:
+                    self._show(pieces)
+                self._pipes.touch(worker, now)
+                call = self._calls.find(number)
+                if call is not None:
+                    call.result = finished, incoming.take(finished.packed)
+                    call.arrived = now
+                self._happen(
+                    e.CallFinished(
+                        worker=worker.number,
+                        call=number,
+                        attempt=attempt,
+                        status=finished.status,
+                        size_bytes=codec.size_bytes(finished.packed),
+                    ),
+                    now,
+                )
+            case m.PayloadMissing(call=number, attempt=attempt):
+                if worker.finished(number, attempt):
+                    worker.output.forget(number, attempt)
+                    self._happen(e.PayloadMissed(worker=worker.number, call=number, attempt=attempt), now)
+            case m.Unwell(reason=reason):
+                log.warning("%s is unwell: %s", worker.name, reason)
+                self._happen(e.WorkerUnwell(worker=worker.number, reason=reason), now)
+            case m.WorkerHello():
+                log.warning("%s said hello twice", worker.name)

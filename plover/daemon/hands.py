@@ -1,0 +1,165 @@
+"""Commands out: what the scheduler wants, done. One method a command that takes more than a line.
+
+Guarantees: no command blocks. Assumes: one thread; commands are carried out in the order in which they were given.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from plover.daemon.calls import CallRecords
+from plover.daemon.config import DaemonLimits
+from plover.daemon.launchers import base
+from plover.daemon.outcomes import describe
+from plover.daemon.payloads import FunctionStore
+from plover.daemon.pipes import Pipes
+from plover.daemon.post import Post
+from plover.daemon.scheduler import commands as c
+from plover.daemon.scheduler import events as e
+from plover.daemon.scheduler.config import Device
+from plover.daemon.workers import Workers
+from plover.wire import codec
+from plover.wire import messages as m
+
+__all__ = ["Hands"]
+
+log = logging.getLogger("plover.daemon")
+
+
+class Hands:
+    """Carries commands out.
+
+    Args:
+        post: for messages.
+        launcher: for nests and workers.
+        workers, calls, functions, pipes: the daemon's books.
+        devices: by id.
+        worker_address: where workers connect to.
+        limits: of the shell.
+        happen: takes an event and the time.
+        leave: ends the loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        post: Post,
+        launcher: base.Launcher,
+        workers: Workers,
+        calls: CallRecords,
+        functions: FunctionStore,
+        pipes: Pipes,
+        devices: dict[str, Device],
+        worker_address: str,
+        limits: DaemonLimits,
+        happen: Callable[[e.AnyEvent, float], None],
+        leave: Callable[[], None],
+    ) -> None:
+        self._post = post
+        self._launcher = launcher
+        self._workers = workers
+        self._calls = calls
+        self._functions = functions
+        self._pipes = pipes
+        self._devices = devices
+        self._worker_address = worker_address
+        self._limits = limits
+        self._happen = happen
+        self._leave = leave
+
+    def carry_out(self, command: c.Command, now: float) -> None:
+        """One command."""
+        match command:
+            case c.SendCall():
+                self._send_call(command, now)
+            case c.SendOutcome():
+                self._send_outcome(command)
+            case c.ReleaseArguments(call=number):
+                self._calls.release_arguments(self._calls[number])
+            case c.ReleaseCall(call=number):
+                self._calls.release(number)
+            case c.TellUnknown(client=client, submission=submission):
+                self._post.send_to_client(client, m.Unknown((submission,)))
+            case c.InterruptCall(worker=number):
+                worker = self._workers.find(number)
+                if worker is not None:
+                    worker.page.cancel(command.call, command.attempt)
+                    self._launcher.interrupt_worker(number)
+            case c.ReadPage(worker=number):
+                worker = self._workers.find(number)
+                begun, begun_at = worker.page.running() if worker is not None else (None, None)
+                self._happen(e.PageRead(worker=number, begun=begun, begun_at=begun_at), now)
+            case c.StartNest():
+                self._start_nest(command)
+            case c.StopNest(nest=nest):
+                self._launcher.stop_nest(nest)
+            case c.StartWorker(worker=number, nest=nest):
+                worker = self._workers.add(number, nest)
+                worker.launch(self._launcher)
+                self._pipes.touch(worker, now)
+            case c.KillWorker(worker=number, reason=reason):
+                log.info("killing worker %d: %s", number, reason)
+                self._launcher.kill_worker(number)
+            case c.LogFault(reason=reason):
+                log.error("a fault of the scheduler's: %s", reason)
+            case c.Exit():
+                self._leave()
+            case _:
+                assert_never(command)
+
+    def _start_nest(self, command: c.StartNest) -> None:
+        first = self._devices[command.devices[0]]
+        self._launcher.start_nest(
+            base.NestSpec(
+                nest=command.nest,
+                tenant=command.tenant,
+                environment=command.environment,
+                device_kind=first.kind,
+                devices=command.devices,
+                memory_bytes=first.memory_bytes,
+                worker_address=self._worker_address,
+                payload_limit_bytes=self._limits.payload_bytes,
+            )
+        )
+
+    def _send_call(self, command: c.SendCall, now: float) -> None:
+        number, attempt = command.call, command.attempt
+        worker = self._workers.find(command.worker)
+        call = self._calls[number]
+        if worker is None or worker.routing_id is None or call.arguments is None:
+            return  # its end is on its way
+        body = codec.Body()
+        arguments = body.pack(call.arguments)
+        payload = body.pack(self._functions.get(call.tenant, call.function)) if command.with_payload else None
+        call.worker = worker
+        call.dispatched = now
+        worker.expect(number, attempt)
+        self._post.send(
+            worker.routing_id,
+            m.Run(number, attempt, call.call_id, call.name, call.function, arguments, payload),
+            body,
+        )
+        self._pipes.touch(worker, now)
+
+    def _send_outcome(self, command: c.SendOutcome) -> None:
+        outcome = command.outcome
+        call = self._calls.submitted if command.call is None else self._calls[command.call]
+        body = codec.Body()
+        if isinstance(outcome, c.FromWorker) and call.result is not None:
+            finished, buffers = call.result
+            message = m.Outcome(
+                command.submission,
+                "succeeded" if finished.status == "succeeded" else "failed",
+                call.receipt(command),
+                body.pack(buffers),
+            )
+        else:
+            assert not isinstance(outcome, c.FromWorker)
+            worker = call.worker
+            last = worker.output.last.decode("utf-8", "backslashreplace").strip() if worker is not None else ""
+            error, reason, facts = describe(outcome, str(call), worker.name if worker is not None else "", last)
+            call.result = None
+            message = m.Outcome(command.submission, "ended", call.receipt(command), (), error, reason, facts)
+        self._post.send_to_client(command.client, message, body)
