@@ -12,19 +12,24 @@ import functools
 import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 import numpy as np
 
 from plover import context, kernels, serialize
-from plover.options import parse_options
+from plover.options import Options, parse_options
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
     from plover.client.futures import Future
+    from plover.session import Session
 
 __all__ = ["GpuFunction", "GpuKernel", "gpu_function"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
 
 
 class _Remote:
@@ -60,14 +65,29 @@ class _Remote:
         return before is not None and len(before) == len(now) and all(map(operator.is_, before, now))
 
     def _send(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool, finish: Callable[[Any], Any] | None = None
-    ) -> Future:
-        from plover import session
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        waits: bool,
+        session: Session | None,
+        finish: Callable[[Any], Any] | None = None,
+    ) -> Future[Any]:
+        """Send a call over a session, the current one unless told."""
+        if session is None:
+            from plover.session import current
 
-        return session.current().send(self._pack(), args, kwargs, self._options, waits=waits, finish=finish)
+            session = current()
+        return session.send(self._pack(), args, kwargs, self._options, waits=waits, finish=finish)
+
+    def _begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool = False, session: Session | None = None
+    ) -> Future[Any]:
+        """Begin a call with these arguments."""
+        return self._send(args, kwargs, waits=waits, session=session)
 
 
-class GpuFunction(_Remote):
+class GpuFunction(_Remote, Generic[P, R]):
     """A function that runs on a GPU worker.
 
     Call it as the function itself: it is sent away, runs, and its result or exception comes back. CuPy's and Numba's
@@ -82,7 +102,7 @@ class GpuFunction(_Remote):
         'double'
     """
 
-    def __init__(self, function: Callable[..., Any], options: CallOptions) -> None:
+    def __init__(self, function: Callable[P, R], options: CallOptions) -> None:
         super().__init__(function, options)
         functools.update_wrapper(self, function)
 
@@ -92,12 +112,18 @@ class GpuFunction(_Remote):
     def __reduce__(self) -> tuple[Any, ...]:
         return GpuFunction, (self._target, self._options)
 
-    def __get__(self, instance: Any, owner: type | None = None) -> GpuFunction:
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> GpuFunction[P, R]: ...
+    @overload
+    def __get__(
+        self: GpuFunction[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> GpuFunction[Q, R]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
         return GpuFunction(types.MethodType(self._target, instance), self._options)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function on a worker and wait; Ctrl-C cancels it.
 
         Raises:
@@ -106,25 +132,25 @@ class GpuFunction(_Remote):
             WorkerLost, CallTimeout, NoCapacity, DaemonLost …: see `plover.errors`.
         """
         if context.in_worker():
-            return self._target(*args, **kwargs)
-        return wait(self._send(args, kwargs, waits=True))
+            return self._target(*args, **kwargs)  # type: ignore[no-any-return]
+        return wait(self._begin(args, kwargs, waits=True))  # type: ignore[no-any-return]
 
     @property
-    def local(self) -> Callable[..., Any]:
+    def local(self) -> Callable[P, R]:
         """The plain function, which runs in this process."""
         return self._target
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Begin a call and return its future. Arguments are taken as they are now: they may change afterwards."""
         if context.in_worker():
             return _done(self._target, args, kwargs)
-        return self._send(args, kwargs, waits=False)
+        return self._begin(args, kwargs)
 
-    async def aio(self, *args: Any, **kwargs: Any) -> Any:
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call and wait for it without blocking the event loop; cancelling the task cancels the call."""
         if context.in_worker():
-            return self._target(*args, **kwargs)
-        return await self._send(args, kwargs, waits=False)
+            return self._target(*args, **kwargs)  # type: ignore[no-any-return]
+        return await self._begin(args, kwargs)  # type: ignore[no-any-return]
 
     def map(
         self,
@@ -134,7 +160,7 @@ class GpuFunction(_Remote):
         return_exceptions: bool = False,
         in_flight: int | None = None,
         **not_built: Any,
-    ) -> Iterator[Any]:
+    ) -> Iterator[R]:
         """A call for each item, as the built-in `map`; the results as an iterator.
 
         Args:
@@ -162,12 +188,11 @@ class GpuFunction(_Remote):
         return_exceptions: bool = False,
         in_flight: int | None = None,
         **not_built: Any,
-    ) -> Iterator[Any]:
+    ) -> Iterator[R]:
         """`map` over items that hold all positional arguments of a call each."""
         from plover.client.mapping import map_calls
 
-        changes = not_built if timeout is None else {**not_built, "timeout": timeout}
-        one = self.options(**changes) if changes else self
+        one = self._each(timeout, not_built)
         return map_calls(
             one.submit,
             (tuple(item) for item in items),
@@ -176,8 +201,14 @@ class GpuFunction(_Remote):
             in_flight=in_flight,
         )
 
-    def options(self, **changes: Any) -> GpuFunction:
-        """A copy with other options; see `plover.options.parse_options` for what there is.
+    def _each(self, timeout: float | None, changes: dict[str, Any]) -> GpuFunction[P, R]:
+        """The function as the calls of a map make it."""
+        if timeout is not None:
+            changes = {**changes, "timeout": timeout}
+        return GpuFunction(self._target, parse_options(self._options, changes)) if changes else self
+
+    def options(self, **changes: Unpack[Options]) -> GpuFunction[P, R]:
+        """A copy with other options; see `plover.options.Options` for what there is.
 
         Raises:
             TypeError: there is no such option, or it is not built yet.
@@ -238,36 +269,38 @@ class GpuKernel(_Remote):
         """Launch the kernel and wait until its arrays are back in place."""
         if context.in_worker():
             return self.local(*args, **kwargs)
-        return wait(self._launch_with(args, kwargs, waits=True))
+        return wait(self._begin(args, kwargs, waits=True))
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Launch the kernel; its arrays are back in place when the future is done."""
         if context.in_worker():
             return _done(self.local, args, kwargs)
-        return self._launch_with(args, kwargs, waits=False)
+        return self._begin(args, kwargs)
 
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """Launch the kernel and wait without blocking the event loop."""
         if context.in_worker():
             return self.local(*args, **kwargs)
-        return await self._launch_with(args, kwargs, waits=False)
+        return await self._begin(args, kwargs)
 
-    def options(self, **changes: Any) -> GpuKernel:
+    def options(self, **changes: Unpack[Options]) -> GpuKernel:
         """A copy with other options, as for functions."""
         return GpuKernel(self._kernel, parse_options(self._options, changes), self._launch)
 
-    def _launch_with(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool) -> Future:
+    def _begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool = False, session: Session | None = None
+    ) -> Future[Any]:
         if self._kind == "numba":
             if self._launch is None:
                 raise ValueError(
                     f"{self._name()} is a kernel: say how to launch it, {self._name()}[blocks, threads](…)"
                 )
             marked = kernels.mark_arguments(args)
-            return self._send(
-                (self._launch, marked, kwargs), {}, waits=waits, finish=functools.partial(_back_in_place, marked)
-            )
-        arrays = tuple(kernels.array_arguments(args, kwargs))
-        return self._send(((), args, kwargs), {}, waits=waits, finish=functools.partial(_back_in_place, arrays))
+            sent, arrays = (self._launch, marked, kwargs), marked
+        else:
+            sent, arrays = ((), args, kwargs), tuple(kernels.array_arguments(args, kwargs))
+        finish = functools.partial(_back_in_place, arrays)
+        return self._send(sent, {}, waits=waits, session=session, finish=finish)
 
 
 def _back_in_place(arrays: Sequence[Any], outcome: tuple[Any, dict[int, Any]]) -> Any:
@@ -281,11 +314,11 @@ def _back_in_place(arrays: Sequence[Any], outcome: tuple[Any, dict[int, Any]]) -
     return value
 
 
-def _done(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+def _done(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
     """Inside a worker: the call made inline, as a future that is done."""
     from plover.client.futures import Future
 
-    future = Future("inline")
+    future: Future[Any] = Future("inline")
     try:
         future.set_result(function(*args, **kwargs))
     except Exception as error:
@@ -293,7 +326,7 @@ def _done(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     return future
 
 
-def wait(future: Future) -> Any:
+def wait(future: Future[Any]) -> Any:
     """A future's result; if the wait is interrupted, the call is not wanted any more."""
     try:
         return future.result()
@@ -303,16 +336,27 @@ def wait(future: Future) -> Any:
         raise
 
 
+class _Decorator(Protocol):
+    """What `gpu_function(…options…)` returns: it keeps the signature of what it is applied to."""
+
+    @overload
+    def __call__(self, target: Callable[P, R], /) -> GpuFunction[P, R]: ...
+    @overload
+    def __call__(self, target: Any, /) -> GpuKernel: ...
+
+
 @overload
-def gpu_function(target: Callable[..., Any], /) -> Any: ...
+def gpu_function(target: Callable[P, R], /) -> GpuFunction[P, R]: ...
 @overload
-def gpu_function(**options: Any) -> Callable[[Callable[..., Any]], Any]: ...
-def gpu_function(target: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+def gpu_function(target: Any, /) -> GpuKernel: ...
+@overload
+def gpu_function(**options: Unpack[Options]) -> _Decorator: ...
+def gpu_function(target: Any = None, /, **options: Any) -> Any:
     """Make a function, or a Numba or CuPy kernel, run on a GPU worker when it is called.
 
     Args:
         target: the function or kernel; without it a decorator with these options is returned.
-        **options: see `plover.options.parse_options`: gpu, require_gpu, timeout, queue_timeout, retries, priority …
+        **options: see `plover.options.Options`: gpu, require_gpu, timeout, queue_timeout, retries, priority …
 
     Returns:
         `GpuFunction`, or `GpuKernel` for a kernel.
@@ -332,7 +376,7 @@ def gpu_function(target: Callable[..., Any] | None = None, /, **options: Any) ->
     return _decorate(target, parsed)
 
 
-def _decorate(target: Any, options: CallOptions) -> GpuFunction | GpuKernel:
+def _decorate(target: Any, options: CallOptions) -> GpuFunction[..., Any] | GpuKernel:
     if isinstance(target, GpuFunction | GpuKernel):
         raise TypeError(f"{target!r} is a gpu_function already; for other options use .options(…)")
     if kernels.kind_of(target) is not None:

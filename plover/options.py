@@ -7,13 +7,14 @@ sense is refused here and not on a GPU host. Assumes nothing of the rest of Plov
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import msgspec
 
 from plover.wire.messages import CallOptions
 
-__all__ = ["parse_options"]
+__all__ = ["Options", "parse_options", "with_environment"]
 
 #: Options of the design that this version does not have: named, so that nobody thinks they were taken.
 _NOT_YET = {
@@ -27,21 +28,35 @@ _NOT_YET = {
 }
 
 
-def parse_options(base: CallOptions, given: dict[str, Any]) -> CallOptions:
+class Options(TypedDict, total=False):
+    """The keywords of `gpu_function` and `GpuFunction.options`.
+
+    Keys:
+        gpu: ``"H100"`` (a GPU whose model has this in its name), ``"H100:2"``, ``True`` (any GPU) or a number of GPUs;
+            never a simulated device.
+        require_gpu: refuse simulated devices.
+        timeout: seconds that each run may take, loading and compiling included; no limit by default.
+        queue_timeout: seconds that the call may wait in all.
+        retries: how often a call whose worker, device or daemon was lost is tried again.
+        priority: higher goes first among the calls of one function.
+        environment: the name of what the function's nest runs with.
+    """
+
+    gpu: str | bool | int | None
+    require_gpu: bool
+    timeout: float | None
+    queue_timeout: float | None
+    retries: int
+    priority: int
+    environment: str
+
+
+def parse_options(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
     """`base` with what was given.
 
     Args:
         base: the options so far.
-        given: keywords of `gpu_function` or `GpuFunction.options`:
-
-            gpu: ``"H100"`` (a GPU whose model has this in its name), ``"H100:2"``, ``True`` (any GPU) or a number of GPUs;
-                never a simulated device.
-            require_gpu: refuse simulated devices.
-            timeout: seconds that each run may take, loading and compiling included; no limit by default.
-            queue_timeout: seconds that the call may wait in all.
-            retries: how often a call whose worker, device or daemon was lost is tried again.
-            priority: higher goes first among the calls of one function.
-            environment: the name of what the function's nest runs with.
+        given: see `Options`.
 
     Raises:
         TypeError: an option that does not exist or is not built yet.

@@ -67,24 +67,32 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Begin a call of a function, or of a `gpu_function` with its options, on this session's daemon."""
-        from plover.decorator import GpuFunction, gpu_function
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Begin a call of a function, or of a `gpu_function` or kernel with its options, on this session's daemon."""
+        future: Future[Any] = _remote(function)._begin(args, kwargs, session=self)
+        return future
 
-        remote = function if isinstance(function, GpuFunction) else gpu_function(function)
-        return self.send(remote._pack(), args, kwargs, remote._options, waits=False)
-
-    def map(self, function: Callable[..., Any], /, *iterables: Iterable[Any], **options: Any) -> Iterator[Any]:
+    def map(
+        self,
+        function: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        in_flight: int | None = None,
+        **not_built: Any,
+    ) -> Iterator[Any]:
         """`GpuFunction.map` on this session's daemon."""
         from plover.client.mapping import map_calls
 
+        one = _remote(function)._each(timeout, not_built)
         return map_calls(
-            lambda *args: self.submit(function, *args),
+            lambda *args: one._begin(args, {}, session=self),
             zip(*iterables, strict=False),
-            ordered=options.pop("ordered", True),
-            return_exceptions=options.pop("return_exceptions", False),
-            in_flight=options.pop("in_flight", None),
-            **options,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            in_flight=in_flight,
         )
 
     def send(
@@ -96,7 +104,7 @@ class Session:
         *,
         waits: bool,
         finish: Callable[[Any], Any] | None = None,
-    ) -> Future:
+    ) -> Future[Any]:
         """Send a packed function's call.
 
         Args:
@@ -215,6 +223,13 @@ class Session:
                     size_bytes=size,
                     limit_bytes=limit,
                 )
+
+
+def _remote(function: Any) -> Any:
+    """A `GpuFunction` or `GpuKernel` as it is; one made of anything else."""
+    from plover.decorator import GpuFunction, GpuKernel, gpu_function
+
+    return function if isinstance(function, GpuFunction | GpuKernel) else gpu_function(function)
 
 
 def _check_versions(daemon: str) -> None:

@@ -52,7 +52,7 @@ class PendingCall:
         arguments: Sequence[Buffer],
         classes: list[type],
         options: m.CallOptions,
-        future: Future,
+        future: Future[Any],
     ) -> None:
         self.submission = submission
         self.payload = payload

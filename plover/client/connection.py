@@ -113,7 +113,7 @@ class Connection:
         finish: Callable[[Any], Any] | None = None,
         *,
         waits: bool = False,
-    ) -> Future:
+    ) -> Future[Any]:
         """Send a call; returns at once, or, if the caller waits, when it has done the connection's work meanwhile.
 
         Args:
@@ -128,7 +128,7 @@ class Connection:
             PloverError: the connection has ended.
         """
         submission = next(self._submissions)
-        future = Future(None, self, submission)
+        future: Future[Any] = Future(None, self, submission)
         future._keep = (payload.classes, classes)
         future._finish = finish
         call = PendingCall(submission, payload, arguments, classes, options, future)
@@ -206,7 +206,7 @@ class Connection:
         self._io_bell.ring()
         self._bell.ring()
 
-    def work_for(self, future: Future, timeout_s: float | None) -> None:
+    def work_for(self, future: Future[Any], timeout_s: float | None) -> None:
         """Do the connection's work on the calling thread until a future is done, if it is this thread's turn.
 
         Returns when the future is done, the time is over, or others do the work.
@@ -262,7 +262,7 @@ class Connection:
     def _may_be_used(self) -> bool:
         return self._talk.shaken and not self._talk.broken and self._talk.ended is None
 
-    def _post(self, frames: list[Any], awaited: Future | None = None) -> None:
+    def _post(self, frames: list[Any], awaited: Future[Any] | None = None) -> None:
         """Send a message, or have it sent by whoever has the turn; then work for the future that is waited for."""
         talk, turns = self._talk, self._turns
         try:
@@ -290,7 +290,7 @@ class Connection:
             self._give_up_turn()
             raise
 
-    def _work(self, turn: Turn, future: Future, now: float, until: float) -> None:
+    def _work(self, turn: Turn, future: Future[Any], now: float, until: float) -> None:
         """Send and receive until the future is done, `until` has come, or the turn is wanted by others."""
         talk, link, turns = self._talk, turn.link, self._turns
         while not future.has_ended():

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plover.errors import CallCancelled, DaemonLost
 from plover.exceptions import unpack_exception
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from plover.client.connection import Connection
 
 __all__ = ["Future"]
+
+R = TypeVar("R")
 
 
 class _SealedError(Exception):
@@ -44,7 +46,7 @@ class _Waiters(list[Any]):
         self._connection.attend()
 
 
-class Future(concurrent.futures.Future[Any]):
+class Future(concurrent.futures.Future[R]):
     """A call's future result.
 
     Args:
@@ -90,7 +92,7 @@ class Future(concurrent.futures.Future[Any]):
         """`done()` without its lock, for the connection's work: the state is one attribute, written whole."""
         return self._state not in ("PENDING", "RUNNING")
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> R:
         """The call's value, or its exception raised.
 
         Args:
@@ -103,7 +105,7 @@ class Future(concurrent.futures.Future[Any]):
         """
         error = self.exception(timeout)
         if error is None:
-            return self._result
+            return self._result  # type: ignore[return-value]
         try:
             raise error.with_traceback(self._remote_traceback)
         finally:
@@ -152,10 +154,10 @@ class Future(concurrent.futures.Future[Any]):
             self._connection.cancel(self._submission)
         return True
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, R]:
         return self._in_event_loop().__await__()
 
-    async def _in_event_loop(self) -> Any:
+    async def _in_event_loop(self) -> R:
         """Not `asyncio.wrap_future`: a future of asyncio's cannot hold a StopIteration, and would never end."""
         import asyncio  # takes 50 ms, and most scripts never need it
 

@@ -20,7 +20,7 @@ IN_FLIGHT = 64
 
 
 def map_calls(
-    submit: Callable[..., Future],
+    submit: Callable[..., Future[Any]],
     items: Iterable[tuple[Any, ...]],
     *,
     ordered: bool,
@@ -40,7 +40,7 @@ def map_calls(
     if limit < 1:
         raise ValueError(f"in_flight is at least 1, not {limit}")
     source = iter(items)
-    pending: dict[Future, None] = {}
+    pending: dict[Future[Any], None] = {}
     try:
         for future in _submit_next(submit, source, limit):
             pending[future] = None
@@ -55,7 +55,7 @@ def map_calls(
 class _Results(Iterator[Any]):
     """The results as an iterator that takes back what is pending when it is left, even if it was never asked."""
 
-    def __init__(self, values: Generator[Any, None, None], pending: dict[Future, None]) -> None:
+    def __init__(self, values: Generator[Any, None, None], pending: dict[Future[Any], None]) -> None:
         self._values = values
         self._pending = pending
 
@@ -80,7 +80,7 @@ class _Results(Iterator[Any]):
         self.close()
 
 
-def _submit_next(submit: Callable[..., Future], source: Iterator[tuple[Any, ...]], count: int) -> Iterator[Future]:
+def _submit_next(submit: Callable[..., Future[Any]], source: Iterator[tuple[Any, ...]], count: int) -> Iterator[Future[Any]]:
     for _ in range(count):
         try:
             args = next(source)
@@ -90,9 +90,9 @@ def _submit_next(submit: Callable[..., Future], source: Iterator[tuple[Any, ...]
 
 
 def _in_order(
-    submit: Callable[..., Future],
+    submit: Callable[..., Future[Any]],
     source: Iterator[tuple[Any, ...]],
-    pending: dict[Future, None],
+    pending: dict[Future[Any], None],
     return_exceptions: bool,
 ) -> Generator[Any, None, None]:
     while pending:
@@ -104,22 +104,22 @@ def _in_order(
 
 
 def _as_they_end(
-    submit: Callable[..., Future],
+    submit: Callable[..., Future[Any]],
     source: Iterator[tuple[Any, ...]],
-    pending: dict[Future, None],
+    pending: dict[Future[Any], None],
     return_exceptions: bool,
 ) -> Generator[Any, None, None]:
     while pending:
         done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
         for ended in done:
-            future = cast(Future, ended)
+            future = cast("Future[Any]", ended)
             value = _value(future, return_exceptions)
             del pending[future]
             pending.update(dict.fromkeys(_submit_next(submit, source, 1)))
             yield value
 
 
-def _value(future: Future, return_exceptions: bool) -> Any:
+def _value(future: Future[Any], return_exceptions: bool) -> Any:
     if return_exceptions:
         error = future.exception()
         if error is not None:

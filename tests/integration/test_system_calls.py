@@ -420,6 +420,9 @@ def test_a_sessions_own_submit_and_map(daemon: Daemon) -> None:
         assert session.submit(lambda x: x + 1, 2).result(PATIENCE_S) == 3
         assert list(session.map(lambda x: x * 2, range(5))) == [0, 2, 4, 6, 8]
         assert session.submit(_squarer(), 4, plus=1).result(PATIENCE_S) == 17
+        assert list(session.map(lambda x: x * 2, range(3), timeout=PATIENCE_S, ordered=False, in_flight=1)) == [0, 2, 4]
+        with pytest.raises(TypeError, match="there is no option 'timeut'"):
+            session.map(lambda x: x, [1], timeut=1)
     with pytest.raises(plover.PloverError, match="closed"):
         session.submit(lambda: 1)
     assert _squarer()(2) == 4  # the session before is current again

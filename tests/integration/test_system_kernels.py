@@ -205,3 +205,20 @@ def test_the_simulated_device_runs_out_of_memory_by_name() -> None:
         eat()
     assert caught.value.total_bytes == 8 << 30
     assert isinstance(caught.value, MemoryError)
+
+
+def test_a_kernel_submitted_on_a_session(session: plover.Session) -> None:
+    from numba import cuda
+
+    @gpu_function
+    @cuda.jit
+    def double(x: Any) -> None:
+        i = cuda.grid(1)
+        if i < x.size:
+            x[i] *= 2
+
+    x = np.arange(4.0)
+    session.submit(double[1, 4], x).result(PATIENCE_S)
+    assert x.tolist() == [0, 2, 4, 6]
+    with pytest.raises(ValueError, match="say how to launch it"):
+        session.submit(double, x)
