@@ -131,8 +131,8 @@ class Session:
         Raises:
             DaemonUnreachable, AccessDenied, VersionMismatch: there is no daemon to be had; the message says why.
         """
-        connection = self._connection
-        if connection is not None and connection.in_order:
+        connection, embedded = self._connection, self._embedded
+        if connection is not None and connection.in_order and (embedded is None or embedded.is_alive()):
             return connection
         with self._lock:
             if self._closed:
