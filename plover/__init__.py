@@ -8,6 +8,7 @@
 """
 
 from plover.context import CurrentCall, current_call
+from plover.debugging import debug
 from plover.decorator import GpuFunction, GpuKernel, gpu_function
 from plover.errors import (
     AccessDenied,
@@ -29,6 +30,14 @@ from plover.errors import (
 from plover.session import Session, connect
 from plover.versions import PLOVER as __version__
 from plover.wire.messages import Receipt
+
+
+def load_ipython_extension(shell: object) -> None:
+    """``%load_ext plover``: see `plover.notebook`."""
+    from plover.notebook import load_ipython_extension
+
+    load_ipython_extension(shell)
+
 
 __all__ = [
     "AccessDenied",
@@ -54,5 +63,7 @@ __all__ = [
     "__version__",
     "connect",
     "current_call",
+    "debug",
     "gpu_function",
+    "load_ipython_extension",
 ]

@@ -1,5 +1,8 @@
 """Where daemons are: addresses, the directories of their sockets, and the secret that lies beside each.
 
+An address is ``ipc:///path/of/a/socket`` on this machine, ``tcp://host:port`` (with CURVE keys, see `plover.keys`), or
+``ssh://[user@]host[:port][/path/of/a/socket]`` (see `plover.tunnel`).
+
 A daemon's ipc socket lies in a directory of its own that only its owner can enter. The secret in it proves that a peer
 may: libzmq gives no credentials of a unix peer, and the directory's mode alone says nothing inside a container that it
 might be mounted into.
@@ -10,21 +13,152 @@ Guarantees: a directory that others can enter is refused, on both sides. Assumes
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from plover.errors import AccessDenied, DaemonUnreachable
 
-__all__ = ["SOCKET_NAME", "default_directory", "is_alive", "make_directory", "new_secret", "read_secret", "socket_path"]
+__all__ = [
+    "EXAMPLES",
+    "SOCKET_NAME",
+    "Ipc",
+    "Plugged",
+    "Ssh",
+    "Tcp",
+    "default_directory",
+    "is_alive",
+    "make_directory",
+    "secret_for",
+    "parse",
+    "parse_bind",
+    "read_secret",
+    "socket_path",
+]
 
 SOCKET_NAME = "daemon.sock"
 _SECRET_NAME = "secret"  # noqa: S105  (a file's name)
 #: sockaddr_un holds 108 bytes, the last of them 0 (unix(7)).
 _PATH_LIMIT = 107
+
+
+#: What addresses look like, for errors.
+EXAMPLES = "ipc:///path/of/a/socket, tcp://host:7707 and ssh://user@host"
+
+_HOST = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+"
+_TCP = re.compile(rf"(?P<host>{_HOST}|\*):(?P<port>\d{{1,5}}|\*)")
+#: A host's or user's name never begins with a dash, which ssh would take for an option.
+_SSH = re.compile(
+    rf"(?:(?P<user>[A-Za-z0-9_.][A-Za-z0-9_.+-]*)@)?(?P<host>(?!-)(?:{_HOST}))(?::(?P<port>\d{{1,5}}))?(?P<path>/.*)?"
+)
+
+
+class Plugged(str):
+    """An address that connects a socket by itself, with keys or through a tunnel. For people it is the address."""
+
+    __slots__ = ("plug",)
+    plug: Callable[[Any], None]  #: takes a fresh DEALER
+
+    def __new__(cls, address: str, plug: Callable[[Any], None]) -> Plugged:
+        """The address, and what connects a socket to it."""
+        made = super().__new__(cls, address)
+        made.plug = plug
+        return made
+
+
+class Ipc(msgspec.Struct, frozen=True):
+    """A socket of this machine."""
+
+    path: Path
+
+
+class Tcp(msgspec.Struct, frozen=True):
+    """A port of a host; port 0 of one that is to be bound is any free one."""
+
+    host: str
+    port: int
+
+
+class Ssh(msgspec.Struct, frozen=True):
+    """A host to log in to. None for what ssh decides itself; `socket` None for the daemon's default one there."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    socket: str | None = None
+
+
+def parse(address: str) -> Ipc | Tcp | Ssh:
+    """An address in its parts.
+
+    Raises:
+        ValueError: it is none.
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator or not rest:
+        raise ValueError(f"{address!r} is not an address: {EXAMPLES} are")
+    match scheme:
+        case "ipc":
+            return Ipc(_checked_path(address, rest))
+        case "tcp":
+            tcp = _parse_tcp(address, rest)
+            if tcp.host == "*" or not tcp.port:
+                raise ValueError(
+                    f"{address!r} is where a daemon listens; to connect, name the host and its port: tcp://host:7707"
+                )
+            return tcp
+        case "ssh":
+            return _parse_ssh(address, rest)
+        case _:
+            raise ValueError(f"{address!r}: there is no such kind of address; {EXAMPLES} are")
+
+
+def parse_bind(address: str) -> Ipc | Tcp:
+    """An address to listen at, where a tcp host may be ``*``, and a port 0 or ``*``, any free one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if address.startswith("tcp://"):
+        return _parse_tcp(address, address[6:])
+    parsed = parse(address)
+    if isinstance(parsed, Ssh):
+        raise ValueError(
+            f"{address!r}: nothing listens at an ssh address. Bind ipc://…, to which a client's ssh://user@host leads"
+        )
+    return parsed
+
+
+def _parse_tcp(address: str, rest: str) -> Tcp:
+    found = _TCP.fullmatch(rest)
+    if found is None:
+        raise ValueError(f"{address!r} is not a tcp address: tcp://host:7707 is one, and tcp://[::1]:7707")
+    return Tcp(found["host"].strip("[]"), _port(address, found["port"]))
+
+
+def _parse_ssh(address: str, rest: str) -> Ssh:
+    found = _SSH.fullmatch(rest)
+    if found is None:
+        raise ValueError(
+            f"{address!r} is not an ssh address: ssh://user@host is one, ssh://user@host:22/path/of/a/socket too"
+        )
+    port = _port(address, found["port"]) if found["port"] else None
+    path = found["path"] if found["path"] not in (None, "/") else None
+    return Ssh(found["host"].strip("[]"), found["user"], port, path)
+
+
+def _port(address: str, text: str) -> int:
+    port = 0 if text == "*" else int(text)
+    if port > 65535:
+        raise ValueError(f"{address!r}: a port is at most 65535")
+    return port
 
 
 def socket_path(address: str) -> Path:
@@ -33,15 +167,13 @@ def socket_path(address: str) -> Path:
     Raises:
         ValueError: it is another kind of address, or its path is too long for a socket.
     """
-    scheme, separator, rest = address.partition("://")
-    if not separator or not rest:
-        raise ValueError(f"{address!r} is not an address: ipc:///path/of/a/socket is one")
-    if scheme in ("tcp", "ssh"):
-        raise ValueError(
-            f"{address!r}: {scheme} is not built yet, for it needs keys; only ipc://… on the daemon's own machine is"
-        )
-    if scheme != "ipc":
-        raise ValueError(f"{address!r}: there is no such kind of address; ipc:///path/of/a/socket is one")
+    parsed = parse(address)
+    if not isinstance(parsed, Ipc):
+        raise ValueError(f"{address!r} is no socket of this machine; ipc:///path/of/a/socket is one")
+    return parsed.path
+
+
+def _checked_path(address: str, rest: str) -> Path:
     path = Path(rest)
     if not path.is_absolute():
         raise ValueError(f"{address!r}: the path of a socket begins with a slash, as in ipc:///run/plover/daemon.sock")
@@ -77,21 +209,40 @@ def _check_private(path: Path) -> None:
         raise AccessDenied(f"{path} belongs to user {status.st_uid}: a daemon's socket needs a directory of your own")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise AccessDenied(
-            f"{path} can be entered by others (mode {stat.S_IMODE(status.st_mode):o}): "
-            f"give the socket a directory of its own, or close this one with `chmod 700 {path}`"
+            f"{path} can be entered by others (mode {stat.S_IMODE(status.st_mode):o}): a daemon's files need a directory "
+            "that only you can enter. Choose another path, in a directory that is made for it"
         )
 
 
-def new_secret(directories: Iterable[Path]) -> bytes:
-    """A fresh secret, written into private directories; a client that knows an earlier one is not let in."""
-    secret = secrets.token_bytes(32)
-    for directory in directories:
-        path = directory / _SECRET_NAME
-        path.unlink(missing_ok=True)
+def secret_for(directories: Iterable[Path]) -> bytes:
+    """The secret of private directories, the same in all: one that lies there already, since another daemon's clients may
+    need it, else a fresh one. It is replaced by whoever removes the files.
+
+    Raises:
+        AccessDenied: a file of that name is no secret of Plover's, or two of them differ.
+    """
+    paths = [directory / _SECRET_NAME for directory in directories]
+    known = {path: _known_secret(path) for path in paths if path.exists()}
+    if len(set(known.values())) > 1:
+        names = ", ".join(map(str, known))
+        raise AccessDenied(f"{names} differ, and one daemon has one secret: bind sockets in other directories")
+    secret = next(iter(known.values()), None) or secrets.token_bytes(32)
+    for path in paths:
+        if path in known:
+            continue
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(secret)
     return secret
+
+
+def _known_secret(path: Path) -> bytes:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size != 32 or status.st_uid != os.getuid():
+        raise AccessDenied(
+            f"{path} is no secret of Plover's: bind a socket in another directory, or move that file away"
+        )
+    return path.read_bytes()
 
 
 def read_secret(socket_file: Path) -> bytes:

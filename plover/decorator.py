@@ -9,6 +9,7 @@ Assumes: a `plover.session` to send calls with; it is imported at the first call
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,11 +19,13 @@ import numpy as np
 
 from plover import context, kernels, serialize
 from plover.options import Options, parse_options
+from plover.pickling import captures
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
     from plover.client.futures import Future
+    from plover.pickling.captures import Snapshot
     from plover.session import Session
 
 __all__ = ["GpuFunction", "GpuKernel", "gpu_function"]
@@ -32,37 +35,50 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 
 
+class _Packed:
+    """What a target was packed as; its copies with other options may share one.
+
+    Attributes:
+        last: the payload, and what tells whether it is still right (None where only pickling again can). One tuple, so that
+            threads which pack at the same time never put one's payload beside another's snapshot.
+    """
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last: tuple[Payload, Snapshot | None] | None = None
+
+
 class _Remote:
     """What functions and kernels have in common: a target that is packed, options, and the ways to call it."""
 
-    def __init__(self, target: Callable[..., Any], options: CallOptions) -> None:
+    def __init__(self, target: Callable[..., Any], options: CallOptions, packed: _Packed | None = None) -> None:
         self._target = target
         self._options = options
-        #: The last payload: while the target's bytes stay the same, so does its digest, which costs more than comparing.
-        self._payload: Payload | None = None
-        #: What `_payload` was made of, if that is cheap to tell: see `serialize.fingerprint`.
-        self._fingerprint: list[Any] | None = None
+        self._packed = _Packed() if packed is None else packed  # shared by copies with other options
 
     def _name(self) -> str:
         return str(getattr(self._target, "__qualname__", None) or getattr(self._target, "__name__", "function"))
 
     def _pack(self) -> Payload:
         """The target's payload as it is now, with everything that it captures."""
+        packed = self._packed.last
+        if packed is not None and self._is_as_before(packed[1]):
+            return packed[0]
         from plover.client.calls import Payload
 
-        now, known = serialize.fingerprint(self._target), self._payload
-        if known is not None and now is not None and self._is_as_before(now):
-            return known
+        snapshot = captures.Snapshot.of(self._target, (kernels.reduce,))  # first: what changes meanwhile shows later
         buffers, classes = serialize.pack_function(self._target)
         content: list[serialize.Buffer] = [bytes(buffer) for buffer in buffers]
-        if known is None or known.buffers != content:
-            known = self._payload = Payload.of(content, classes, self._name())
-        self._fingerprint = now
+        known = packed[0] if packed is not None else None
+        if known is None or known.buffers != content:  # comparing costs less than another digest
+            known = Payload.of(content, classes, self._name())
+        self._packed.last = known, snapshot
         return known
 
-    def _is_as_before(self, now: list[Any]) -> bool:
-        before = self._fingerprint
-        return before is not None and len(before) == len(now) and all(map(operator.is_, before, now))
+    @staticmethod
+    def _is_as_before(snapshot: Snapshot | None) -> bool:
+        return snapshot is not None and snapshot.unchanged()
 
     def _send(
         self,
@@ -102,8 +118,8 @@ class GpuFunction(_Remote, Generic[P, R]):
         'double'
     """
 
-    def __init__(self, function: Callable[P, R], options: CallOptions) -> None:
-        super().__init__(function, options)
+    def __init__(self, function: Callable[P, R], options: CallOptions, packed: _Packed | None = None) -> None:
+        super().__init__(function, options, packed)
         functools.update_wrapper(self, function)
 
     def __repr__(self) -> str:
@@ -159,6 +175,7 @@ class GpuFunction(_Remote, Generic[P, R]):
         ordered: bool = True,
         return_exceptions: bool = False,
         in_flight: int | None = None,
+        progress: bool = False,
         **not_built: Any,
     ) -> Iterator[R]:
         """A call for each item, as the built-in `map`; the results as an iterator.
@@ -169,14 +186,19 @@ class GpuFunction(_Remote, Generic[P, R]):
             ordered: in the order of the items; else as they end.
             return_exceptions: give exceptions back in their item's place instead of raising the first.
             in_flight: how many calls may be unfinished or unread at a time; 64 unless told.
+            progress: draw a progress bar of the results that were read (needs tqdm).
         """
-        return self.starmap(
+        from plover.client.mapping import map_calls
+
+        one = self._each(timeout, not_built)
+        return map_calls(
+            one.submit,
             zip(*iterables, strict=False),
-            timeout=timeout,
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
-            **not_built,
+            progress=self._name() if progress else None,
+            total=min(map(operator.length_hint, iterables), default=0) or None if progress else None,
         )
 
     def starmap(
@@ -187,6 +209,7 @@ class GpuFunction(_Remote, Generic[P, R]):
         ordered: bool = True,
         return_exceptions: bool = False,
         in_flight: int | None = None,
+        progress: bool = False,
         **not_built: Any,
     ) -> Iterator[R]:
         """`map` over items that hold all positional arguments of a call each."""
@@ -199,13 +222,15 @@ class GpuFunction(_Remote, Generic[P, R]):
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
+            progress=self._name() if progress else None,
+            total=operator.length_hint(items) or None if progress else None,
         )
 
     def _each(self, timeout: float | None, changes: dict[str, Any]) -> GpuFunction[P, R]:
         """The function as the calls of a map make it."""
         if timeout is not None:
             changes = {**changes, "timeout": timeout}
-        return GpuFunction(self._target, parse_options(self._options, changes)) if changes else self
+        return GpuFunction(self._target, parse_options(self._options, changes), self._packed) if changes else self
 
     def options(self, **changes: Unpack[Options]) -> GpuFunction[P, R]:
         """A copy with other options; see `plover.options.Options` for what there is.
@@ -213,7 +238,7 @@ class GpuFunction(_Remote, Generic[P, R]):
         Raises:
             TypeError: there is no such option, or it is not built yet.
         """
-        return GpuFunction(self._target, parse_options(self._options, changes))
+        return GpuFunction(self._target, parse_options(self._options, changes), self._packed)
 
 
 class GpuKernel(_Remote):
@@ -226,11 +251,17 @@ class GpuKernel(_Remote):
         ``add[blocks, threads](x, y, out)`` for a Numba kernel, ``stencil((blocks,), (threads,), (x, out))`` for CuPy's.
     """
 
-    def __init__(self, kernel: Any, options: CallOptions, launch: tuple[Any, ...] | None = None) -> None:
+    def __init__(
+        self,
+        kernel: Any,
+        options: CallOptions,
+        launch: tuple[Any, ...] | None = None,
+        packed: _Packed | None = None,
+    ) -> None:
         kind = kernels.kind_of(kernel)
         if kind is None:
             raise TypeError(f"{kernel!r} is neither a Numba-CUDA nor a CuPy kernel")
-        super().__init__(kernels.KernelLaunch(kernel, kind), options)
+        super().__init__(kernels.KernelLaunch(kernel, kind), options, packed)
         self._kernel = kernel
         self._kind = kind
         self._launch = launch
@@ -258,7 +289,7 @@ class GpuKernel(_Remote):
             raise ValueError("must specify at least the griddim and blockdim")
         if len(launch) > 2 and launch[2] not in (0, None):
             raise ValueError(f"a stream of this process means nothing on the worker: leave it out ({self._name()})")
-        return GpuKernel(self._kernel, self._options, launch)
+        return GpuKernel(self._kernel, self._options, launch, self._packed)
 
     @property
     def local(self) -> Any:
@@ -285,7 +316,7 @@ class GpuKernel(_Remote):
 
     def options(self, **changes: Unpack[Options]) -> GpuKernel:
         """A copy with other options, as for functions."""
-        return GpuKernel(self._kernel, parse_options(self._options, changes), self._launch)
+        return GpuKernel(self._kernel, parse_options(self._options, changes), self._launch, self._packed)
 
     def _begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool = False, session: Session | None = None
@@ -311,6 +342,11 @@ def _back_in_place(arrays: Sequence[Any], outcome: tuple[Any, dict[int, Any]]) -
         target = array.value if isinstance(array, kernels.KernelArgument) else array
         if target.flags.writeable:
             np.copyto(target, content)
+        elif target.tobytes() != content.tobytes():
+            raise ValueError(
+                f"array argument {index} of the kernel is read-only here, and the kernel wrote to it: pass a writable copy, "
+                "or cuda.In(…) if what is written does not matter"
+            )
     return value
 
 
@@ -383,4 +419,8 @@ def _decorate(target: Any, options: CallOptions) -> GpuFunction[..., Any] | GpuK
         return GpuKernel(target, options)
     if isinstance(target, type) or not callable(target):
         raise TypeError(f"gpu_function takes a function or a kernel, not {target!r}")
+    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+        raise TypeError(f"{target!r} is async: make it a plain function, and await f.aio(…) or f.submit(…)")
+    if inspect.isgeneratorfunction(target):
+        raise TypeError(f"{target!r} is a generator function: streaming its items is not built yet; return a list")
     return GpuFunction(target, options)

@@ -62,7 +62,7 @@ class EmbeddedDaemon:
                         "-P",
                         "-c",
                         _BOOTSTRAP,
-                        "|".join(_import_paths()),
+                        "|".join(import_paths()),
                         str(self.directory),
                         str(parent),
                         str(ready_write),
@@ -129,7 +129,7 @@ def _last_lines(log: Path) -> str:
     return "It said nothing."
 
 
-def _import_paths() -> list[str]:
+def import_paths() -> list[str]:
     """Where Plover's packages lie, for a child that does not share `sys.path`."""
     paths: list[str] = []
     for name in ("plover", "plover_runtime"):

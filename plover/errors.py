@@ -68,7 +68,7 @@ def _rebuild(cls: type[PloverError], args: tuple[Any, ...], attributes: dict[str
 class NotSerializable(PloverError):
     """Something that a function takes along, or is given, cannot travel; raised before anything is sent."""
 
-    path: str | None  #: where the culprit stands, such as ``f → closure 'lock' → _thread.lock``
+    path: str | None  #: where the culprit stands, such as ``f → closure 'lock' → threading.Lock``
 
 
 class VersionMismatch(PloverError):

@@ -4,19 +4,24 @@ A client may have the real Numba or its simulator, and so may a worker, in any c
 its Python function and its options, and made anew by whichever Numba the worker has. CuPy kernels are reduced to the
 arguments of their public constructors.
 
-Guarantees: recognizing a kernel imports neither Numba nor CuPy. A launch copies NumPy arguments to the device and, unless
-they are wrapped in ``cuda.In``, back afterwards, which is what Numba itself does.
+Guarantees: recognizing a kernel imports neither Numba nor CuPy. What a kernel was made with travels or is refused by
+name, and is never dropped; but for two things that mean nothing elsewhere: Numba's ``cache=``, which is about this machine's
+disk, and signatures, as whatever was compiled for them is compiled anew at its first launch. A launch copies NumPy
+arguments to the device and, unless they are wrapped in ``cuda.In``, back afterwards, which is what Numba itself does.
 
 Assumes: attribute names of numba-cuda 0.2x-0.30 and CuPy 13-14, each read in one place here.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import msgspec
 import numpy as np
+
+from plover.errors import NotSerializable
 
 __all__ = ["KernelArgument", "KernelLaunch", "array_arguments", "kind_of", "mark_arguments", "reduce"]
 
@@ -41,19 +46,20 @@ _WRAPPERS: dict[tuple[str, str], Direction] = {
     for name, direction in _DIRECTIONS
 }
 
-#: Options of a dispatcher that mean something on another machine.
-_PORTABLE_OPTIONS = (
-    "debug",
-    "lineinfo",
-    "opt",
-    "fastmath",
-    "device",
-    "inline",
-    "forceinline",
-    "launch_bounds",
-    "lto",
-    "max_registers",
+#: What a RawModule's own pickle holds, in its order. CuPy shows all but three of these as attributes, too.
+_MODULE_STATE = (
+    "backend",
+    "code",
+    "enable_cooperative_groups",
+    "file_path",
+    "jitify",
+    "module",
+    "name_expressions",
+    "options",
+    "translate_cucomplex",
 )
+#: The arguments of RawKernel and RawModule that both have.
+_RAW_OPTIONS = ("code", "options", "backend", "translate_cucomplex", "enable_cooperative_groups", "jitify")
 
 
 def _class_name(obj: Any) -> tuple[str, str]:
@@ -87,30 +93,55 @@ def _python_function(dispatcher: Any) -> Any:
 
 
 def _dispatcher_options(dispatcher: Any) -> dict[str, Any]:
+    """The options of `cuda.jit` that are not its defaults, on whatever machine it is called again."""
     options = getattr(dispatcher, "targetoptions", None)
-    if options is None:  # the simulator's keeps but two of them
-        return {"device": bool(dispatcher._device), "fastmath": bool(dispatcher._fastmath)}
-    return {
-        name: options[name]
-        for name in _PORTABLE_OPTIONS
-        if options.get(name) is not None and (options[name] or name == "opt")
-    }
+    if options is None:
+        return _simulated_options(dispatcher)
+    kept = {name: value for name, value in options.items() if value or name == "opt"}
+    kept.pop("lto", None)
+    if "lto" in options and bool(options["lto"]) != _default_lto(options):
+        kept["lto"] = bool(options["lto"])
+    for linked in kept.get("link", ()):
+        if isinstance(linked, (str, os.PathLike)):
+            _refuse(
+                f"kernel {dispatcher.__name__!r} → link → {os.fspath(linked)!r}",
+                "it is a file on this machine; link its content instead: cuda.CUSource(…) or cuda.PTXSource(…)",
+            )
+    return kept
+
+
+def _default_lto(options: dict[str, Any]) -> bool:
+    """What `cuda.jit` sets where nobody says: it depends on a library, which the worker may have and the client not."""
+    try:
+        from numba.cuda.cudadrv.driver import _have_nvjitlink
+    except ImportError:  # an older one, without LTO
+        return False
+    return bool(_have_nvjitlink()) and not options.get("debug")
+
+
+def _simulated_options(kernel: Any) -> dict[str, Any]:
+    """Of what a simulator's kernel was made with, it keeps but this."""
+    options: dict[str, Any] = {"device": bool(kernel._device), "fastmath": bool(kernel._fastmath)}
+    if getattr(kernel, "_debug", False):
+        options |= {"debug": True, "opt": False}  # the real one warns of `debug` with `opt`, which is its default
+    if getattr(kernel, "extensions", None):
+        options["extensions"] = list(kernel.extensions)
+    return options
 
 
 def _make_dispatcher(function: Any, options: dict[str, Any]) -> Any:
     from numba import cuda
 
-    return cuda.jit(**options)(function)
+    return cuda.jit(function, **options)  # in one step: ``cuda.jit(**options)(function)`` loses `lto`
+
+
+def _refuse(path: str, why: str) -> NoReturn:
+    raise NotSerializable(f"{path} cannot be sent: {why}", path=path)
 
 
 def _cupy_arguments(kernel: Any, name: str) -> dict[str, Any]:
-    if name == "RawKernel":
-        state = kernel.__reduce_ex__(2)[2]
-        chosen = ("code", "name", "options", "backend", "translate_cucomplex", "enable_cooperative_groups", "jitify")
-        return {key: state[key] for key in chosen if state.get(key)}
-    if name == "RawModule":
-        names = ("code", "options", "backend", "name_expressions", "enable_cooperative_groups")
-        return {key: getattr(kernel, key) for key in names if getattr(kernel, key)}
+    if name in ("RawKernel", "RawModule"):
+        return _raw_arguments(kernel, name)
     made = {
         "in_params": _parameters(kernel.in_params, "_non_const "),
         "out_params": _parameters(kernel.out_params),
@@ -137,6 +168,34 @@ def _cupy_arguments(kernel: Any, name: str) -> dict[str, Any]:
     }
 
 
+def _raw_arguments(kernel: Any, name: str) -> dict[str, Any]:
+    state = kernel.__reduce_ex__(2)[2] if name == "RawKernel" else _module_state(kernel)
+    if state["file_path"]:
+        _refuse(
+            f"{name} → path → {state['file_path']!r}",
+            "it is a file on this machine. Pass the source, RawModule(code=…), or make the module inside the function "
+            "from a file that the environment has",
+        )
+    # A kernel that a module gave has the module's expressions; its own constructor does not take them.
+    own = ("name", "name_expressions") if name == "RawKernel" else ("name_expressions",)
+    return {key: state[key] for key in (*_RAW_OPTIONS, *own) if state.get(key)}
+
+
+def _module_state(module: Any) -> dict[str, Any]:
+    """All that a RawModule was made with. Two of its arguments are nowhere but in its pickle, which has no names."""
+    try:
+        state = dict(zip(_MODULE_STATE, module.__reduce_ex__(2)[2], strict=True))
+    except (TypeError, ValueError, IndexError):
+        state = {}
+    shown = [key for key in _MODULE_STATE if hasattr(type(module), key) and key != "module"]
+    if not state or any(state[key] != getattr(module, key) for key in shown):
+        _refuse(
+            "RawModule",
+            "this version of CuPy keeps it in a way that is not known. Make it inside the function",
+        )
+    return state
+
+
 def _parameters(parameters: Sequence[Any], written: str = "") -> str:
     return ", ".join(
         f"{'' if p.is_const else written}{'raw ' if p.raw else ''}{p.ctype if p.dtype is None else p.dtype.name} {p.name}"
@@ -147,6 +206,9 @@ def _parameters(parameters: Sequence[Any], written: str = "") -> str:
 def _make_cupy(name: str, arguments: dict[str, Any]) -> Any:
     import cupy
 
+    if name == "RawKernel" and "name_expressions" in arguments:
+        function = arguments["name"]
+        return cupy.RawModule(**{key: arguments[key] for key in arguments if key != "name"}).get_function(function)
     return getattr(cupy, name)(**arguments)
 
 

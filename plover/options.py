@@ -6,9 +6,10 @@ sense is refused here and not on a GPU host. Assumes nothing of the rest of Plov
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -22,8 +23,6 @@ _NOT_YET = {
     "chunksize": "chunks of a map",
     "device_memory": "limits and shares of device memory",
     "keep_on_device": "device arrays",
-    "output": "capturing output",
-    "progress": "progress bars",
     "retry_on": "retries of user exceptions",
 }
 
@@ -40,6 +39,7 @@ class Options(TypedDict, total=False):
         retries: how often a call whose worker, device or daemon was lost is tried again.
         priority: higher goes first among the calls of one function.
         environment: the name of what the function's nest runs with.
+        output: ``"show"`` what the call writes, as it is written, or ``"capture"`` it on the receipt.
     """
 
     gpu: str | bool | int | None
@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     retries: int
     priority: int
     environment: str
+    output: Literal["show", "capture"]
 
 
 def parse_options(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
@@ -79,6 +80,10 @@ def parse_options(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
                 if not isinstance(value, str) or not value:
                     raise ValueError(f"environment is the name of an environment, not {value!r}")
                 changes["environment"] = value
+            case "output":
+                if value not in ("show", "capture"):
+                    raise ValueError(f"output is 'show' or 'capture', not {value!r}")
+                changes["output"] = value
             case _ if name in _NOT_YET:
                 raise TypeError(f"the option {name!r} is not built yet ({_NOT_YET[name]})")
             case _:
@@ -87,7 +92,10 @@ def parse_options(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
 
 
 def with_environment(options: CallOptions) -> CallOptions:
-    """What ``$PLOVER_REQUIRE_GPU`` adds to every call."""
+    """What this process adds to every call: ``$PLOVER_REQUIRE_GPU``, and the level from which log records are wanted."""
+    level = logging.root.level
+    if level != options.log_level:
+        options = msgspec.structs.replace(options, log_level=level)
     if os.environ.get("PLOVER_REQUIRE_GPU", "0") not in ("", "0"):
         return msgspec.structs.replace(options, require_gpu=True)
     return options

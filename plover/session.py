@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import operator
 import os
 import sys
 import threading
@@ -18,9 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from plover import addresses, serialize
+from plover import addresses, profiles, serialize
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.options import with_environment
+from plover.profiles import Target
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from plover.client.connection import Connection
     from plover.client.futures import Future
     from plover.embedded import EmbeddedDaemon
+    from plover.ways import Way
 
 __all__ = ["Session", "connect", "current"]
 
@@ -39,18 +42,18 @@ class Session:
     """A place to send calls: a daemon by its address, or whatever this machine has.
 
     Args:
-        address: ``ipc:///path/of/a/socket``; None for ``$PLOVER_ADDRESS``, this machine's daemon, or an embedded one.
+        address: ``ipc:///path/of/a/socket``, ``tcp://host:port`` (with keys, see ``plover keys``), ``ssh://user@host``, or a
+            profile's name; None for ``$PLOVER_ADDRESS``, the default profile, this machine's daemon, or an embedded one.
 
     Example:
         ``with plover.connect("ipc:///run/plover/daemon.sock") as session: session.submit(fn, x).result()``
     """
 
     def __init__(self, address: str | None = None) -> None:
-        if address is not None:
-            addresses.socket_path(address)
-        self._address = address
-        self._lock = threading.Lock()  # guards the three below
+        self._target = profiles.find(address) if address is not None else None
+        self._lock = threading.Lock()  # guards the four below
         self._connection: Connection | None = None
+        self._way: Way | None = None  # what the connection goes over
         self._embedded: EmbeddedDaemon | None = None
         self._closed = False
 
@@ -58,7 +61,7 @@ class Session:
         return (
             f"<session {self._connection!r}>"
             if self._connection
-            else f"<session with {self._address or 'the default'}>"
+            else f"<session with {self._target.address if self._target else 'the default'}>"
         )
 
     def __enter__(self) -> Session:
@@ -69,7 +72,7 @@ class Session:
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call of a function, or of a `gpu_function` or kernel with its options, on this session's daemon."""
-        future: Future[Any] = _remote(function)._begin(args, kwargs, session=self)
+        future: Future[Any] = remote(function)._begin(args, kwargs, session=self)
         return future
 
     def map(
@@ -81,18 +84,21 @@ class Session:
         ordered: bool = True,
         return_exceptions: bool = False,
         in_flight: int | None = None,
+        progress: bool = False,
         **not_built: Any,
     ) -> Iterator[Any]:
         """`GpuFunction.map` on this session's daemon."""
         from plover.client.mapping import map_calls
 
-        one = _remote(function)._each(timeout, not_built)
+        one = remote(function)._each(timeout, not_built)
         return map_calls(
             lambda *args: one._begin(args, {}, session=self),
             zip(*iterables, strict=False),
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
+            progress=one._name() if progress else None,
+            total=min(map(operator.length_hint, iterables), default=0) or None if progress else None,
         )
 
     def send(
@@ -169,44 +175,58 @@ class Session:
             self._closed = True
             connection, self._connection = self._connection, None
             embedded, self._embedded = self._embedded, None
+            way, self._way = self._way, None
         if connection is not None:
             connection.close()
+        if way is not None:
+            way.close()
         if embedded is not None:
             self._disown(embedded)
             embedded.stop()
         _forget(self)
 
     def _connect(self) -> Connection:
-        from plover.client.connection import Connection
-        from plover.versions import versions
+        from plover.ways import open_way
 
-        address = self._address or self._find()
-        path = addresses.socket_path(address)
-        connection = Connection(address, addresses.read_secret(path), versions())
+        earlier, self._way = self._way, None
+        if earlier is not None:
+            earlier.close()  # its connection has ended
+        target = self._target or self._find()
+        way = open_way(target)
+        try:
+            connection = way.connect(target.address)
+        except BaseException:
+            way.close()
+            raise
+        self._way = way
         welcome = connection.welcome
-        _check_versions(welcome.versions.plover)
+        try:
+            _check_versions(welcome.versions.plover)
+        except VersionMismatch:
+            connection.close()
+            raise
         if welcome.simulated:
-            _say_simulated()
+            _say_simulated(target.address)
         return connection
 
-    def _find(self) -> str:
-        """An address, when none was given."""
-        configured = os.environ.get("PLOVER_ADDRESS")
-        if configured:
+    def _find(self) -> Target:
+        """A daemon, when none was named by the caller."""
+        configured = profiles.configured()
+        if configured is not None:
             return configured
         inherited = os.environ.get(_INHERITED)
         if inherited and self._embedded is None and addresses.is_alive(addresses.socket_path(inherited)):
-            return inherited
+            return Target(inherited)
         default = addresses.default_directory() / addresses.SOCKET_NAME
         if default.exists() and addresses.is_alive(default):
-            return f"ipc://{default}"
+            return Target(f"ipc://{default}")
         from plover.embedded import EmbeddedDaemon
 
         if self._embedded is not None:
             self._embedded.stop(kill=True)
         self._embedded = EmbeddedDaemon()
         os.environ[_INHERITED] = self._embedded.address
-        return self._embedded.address
+        return Target(self._embedded.address)
 
     @staticmethod
     def _check_size(payload: Payload, buffers: list[serialize.Buffer], connection: Connection) -> None:
@@ -225,7 +245,7 @@ class Session:
                 )
 
 
-def _remote(function: Any) -> Any:
+def remote(function: Any) -> Any:
     """A `GpuFunction` or `GpuKernel` as it is; one made of anything else."""
     from plover.decorator import GpuFunction, GpuKernel, gpu_function
 
@@ -249,11 +269,12 @@ def _check_versions(daemon: str) -> None:
 _said_simulated = False
 
 
-def _say_simulated() -> None:
+def _say_simulated(address: str) -> None:
     global _said_simulated
     if not _said_simulated:
         _said_simulated = True
-        print("plover: no GPU here: calls run on a simulated device (`plover doctor` says why)", file=sys.stderr)
+        where, why = ("here", " (`plover doctor` says why)") if address.startswith("ipc://") else (f"at {address}", "")
+        print(f"plover: no GPU {where}: calls run on a simulated device{why}", file=sys.stderr)
 
 
 # -- the current session -----------------------------------------------------------------------------------------------
@@ -267,13 +288,14 @@ def connect(address: str | None = None) -> Session:
     """Send this process's calls to another daemon from now on, or until the session is closed.
 
     Args:
-        address: ``ipc:///path/of/a/socket``; None for the default.
+        address: ``ipc:///path/of/a/socket``, ``tcp://host:port`` (with keys, see ``plover keys``), ``ssh://user@host``, or a
+            profile's name; None for the default.
 
     Returns:
         The session, also a context manager that closes it.
 
     Raises:
-        ValueError: not an address, or a kind that is not built yet.
+        ValueError: neither an address nor a profile's name.
         DaemonUnreachable, AccessDenied, VersionMismatch: there is no daemon to be had.
 
     Example:

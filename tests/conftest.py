@@ -19,6 +19,7 @@ def _no_daemon_of_the_users() -> Iterator[None]:
         for name in ("PLOVER_ADDRESS", "PLOVER_EMBEDDED_ADDRESS", "PLOVER_DEVICES", "PLOVER_REQUIRE_GPU"):
             patch.delenv(name, raising=False)
         patch.setenv("XDG_RUNTIME_DIR", directory)
+        patch.setenv("XDG_CONFIG_HOME", str(Path(directory) / "config"))
         yield
 
 

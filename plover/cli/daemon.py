@@ -1,7 +1,8 @@
 """``plover start | stop | drain | status``: a daemon's life.
 
 Guarantees: `start` without --detach runs until the daemon ends; with it, it returns when clients can connect, or with the
-reason why they cannot. The others talk to the daemon at --address, $PLOVER_ADDRESS, or this machine's default.
+reason why they cannot. The others talk to the daemon at --address, $PLOVER_ADDRESS, or this machine's default; `status` also
+to a default profile's. A daemon is ended on its own machine only: what comes over tcp may not.
 """
 
 from __future__ import annotations
@@ -14,25 +15,32 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plover import addresses
-from plover.errors import DaemonUnreachable, PloverError
+from plover.cli import reach
+from plover.errors import AccessDenied, DaemonLost, DaemonUnreachable, PloverError
+from plover.profiles import Target
 from plover.wire import messages as m
 
 if TYPE_CHECKING:
-    from plover.client.connection import Connection
     from plover.daemon.config import DaemonConfig
 
 _END_S = 60.0
+#: What a detached daemon says to the command that started it, before its addresses.
+_READY = "ready "
 
 
 def add_commands(commands: Any) -> None:
     """Add this group's commands to the parser."""
     start = commands.add_parser("start", help="run a daemon on this machine")
     start.add_argument(
-        "--bind", action="append", metavar="ADDRESS", help="where clients connect: ipc:///path/of/a/socket"
+        "--bind",
+        action="append",
+        metavar="ADDRESS",
+        help="where clients connect: ipc:///path/of/a/socket, or tcp://HOST:PORT for those with keys (see `plover keys`)",
     )
     start.add_argument("--launcher", default="process", choices=["docker", "process"], help="how workers are started")
     start.add_argument("--devices", metavar="WHICH", help="GPUs by index or UUID, comma-separated, or simulated:N")
@@ -48,7 +56,9 @@ def add_commands(commands: Any) -> None:
     ):
         command = commands.add_parser(name, help=help_text)
         command.add_argument(
-            "--address", metavar="ADDRESS", help="of the daemon; default: $PLOVER_ADDRESS or this machine's"
+            "--address",
+            metavar="ADDRESS",
+            help="of the daemon, or a profile; default: $PLOVER_ADDRESS or this machine's",
         )
         if name == "status":
             command.add_argument("--json", action="store_true", help="everything, as JSON")
@@ -73,20 +83,20 @@ def _start(arguments: argparse.Namespace) -> int:
         devices=arguments.devices,
     )
     for address in config.addresses:
-        addresses.socket_path(address)
-    return _detach(config) if arguments.detach else _serve(config, lambda: _say_ready(config))
+        addresses.parse_bind(address)
+    return _detach(config) if arguments.detach else _serve(config, _say_ready)
 
 
-def _serve(config: DaemonConfig, on_ready: Any) -> int:
+def _serve(config: DaemonConfig, on_ready: Callable[[tuple[str, ...]], None]) -> int:
     from plover.daemon.run import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    serve(config, on_ready)
+    serve(config, on_bound=on_ready)
     return 0
 
 
-def _say_ready(config: DaemonConfig) -> None:
-    print(f"plover: daemon {os.getpid()} serves {', '.join(config.addresses)}", flush=True)
+def _say_ready(bound: tuple[str, ...]) -> None:
+    print(f"plover: daemon {os.getpid()} serves {', '.join(bound)}", flush=True)
 
 
 def _detach(config: DaemonConfig) -> int:
@@ -98,9 +108,9 @@ def _detach(config: DaemonConfig) -> int:
         os.close(writing)
         with os.fdopen(reading) as pipe:
             said = pipe.read()
-        if said != "ready":
+        if not said.startswith(_READY):
             raise PloverError(said or f"the daemon ended while it started; see {log}")
-        print(f"plover: a daemon serves {', '.join(config.addresses)}; its log is {log}")
+        print(f"plover: a daemon serves {said.removeprefix(_READY)}; its log is {log}")
         return 0
     status = 1
     try:
@@ -111,8 +121,8 @@ def _detach(config: DaemonConfig) -> int:
         for source, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
 
-        def ready() -> None:
-            os.write(writing, b"ready")
+        def ready(bound: tuple[str, ...]) -> None:
+            os.write(writing, (_READY + ", ".join(bound)).encode())
             os.close(writing)
 
         status = _serve(config, ready)
@@ -126,32 +136,40 @@ def _detach(config: DaemonConfig) -> int:
 # -- talking to one ----------------------------------------------------------------------------------------------------
 
 
-def _connect(address: str | None) -> Connection:
-    from plover.client.connection import Connection
-    from plover.versions import versions
-
-    chosen = address or os.environ.get("PLOVER_ADDRESS")
-    if not chosen:
-        chosen = f"ipc://{addresses.default_directory() / addresses.SOCKET_NAME}"
-    path = addresses.socket_path(chosen)
-    secret = addresses.read_secret(path)
-    if not addresses.is_alive(path):
-        raise DaemonUnreachable(
-            f"no daemon runs at {chosen}: start one with `plover start --bind {chosen}`", address=chosen
-        )
-    return Connection(chosen, secret, versions())
-
-
 def _end(arguments: argparse.Namespace) -> int:
-    connection = _connect(arguments.address)
-    assert connection.welcome is not None
-    pid = connection.welcome.pid
-    gone = _pidfd(pid)
-    answer: m.Ending = connection.ask(m.AskToEnd(arguments.drain))
-    what = "draining" if arguments.drain else "stopping"
-    print(f"plover: daemon {pid} is {what}; {answer.unfinished} calls are unfinished", flush=True)
-    connection.close()
+    target = reach.find_target(arguments.address, of_this_machine=True)
+    if target.address.startswith("tcp://"):
+        verb = "drain" if arguments.drain else "stop"
+        raise AccessDenied(
+            f"{target.address}: a daemon is ended by its operator, on its own machine: log in, and `plover {verb}`"
+        )
+    with reach.connected(target) as (connection, _):
+        pid = connection.welcome.pid
+        gone = (
+            _pidfd(pid) if target.address.startswith("ipc://") else None
+        )  # elsewhere the number means another process
+        try:
+            answer: m.Ending = connection.ask(m.AskToEnd(arguments.drain))
+        except (DaemonLost, DaemonUnreachable):
+            if not _has_ended(target, gone):
+                raise
+        else:
+            what = "draining" if arguments.drain else "stopping"
+            print(f"plover: daemon {pid} is {what}; {answer.unfinished} calls are unfinished", flush=True)
     return _wait_until_gone(gone, pid, None if arguments.drain else _END_S)
+
+
+def _has_ended(target: Target, pidfd: int | None) -> bool:
+    """A daemon that has nothing to finish may have gone before its answer was read."""
+    from plover.ways import open_way
+
+    if pidfd is not None:
+        return bool(select.select([pidfd], [], [], 0)[0])
+    try:
+        open_way(target).close()
+    except DaemonUnreachable:
+        return True
+    return False
 
 
 def _pidfd(pid: int) -> int | None:
@@ -176,11 +194,16 @@ def _wait_until_gone(pidfd: int | None, pid: int, timeout_s: float | None) -> in
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    connection = _connect(arguments.address)
-    answer: m.Status = connection.ask(m.AskStatus())
-    connection.close()
-    document = json.loads(answer.document)
-    print(json.dumps(document, indent=2) if arguments.json else _describe(document))
+    target = reach.find_target(arguments.address)
+    with reach.connected(target) as (connection, _):
+        if arguments.json:
+            answer: m.Status = connection.ask(m.AskStatus())
+            print(json.dumps(json.loads(answer.document), indent=2))
+            return 0
+        document, took_s = reach.round_trip(connection)
+        print(_describe(document))
+        if not target.address.startswith("ipc://"):
+            print(f"  you: tenant {connection.welcome.tenant}, {took_s * 1e3:.2f} ms away")
     return 0
 
 

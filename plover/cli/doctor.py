@@ -1,4 +1,4 @@
-"""``plover doctor``: what this machine has, what would run where, and why not.
+"""``plover doctor``: what this machine has, what would run where, and why not; with --address, the same of another daemon.
 
 Guarantees: it starts nothing and makes no context; every line that is not well says what to do. Exit status 1 if something
 is there and cannot be used.
@@ -10,13 +10,14 @@ import argparse
 import importlib.util
 import os
 import platform
-import resource
 import sys
 from typing import Any
 
-from plover import addresses
+from plover import addresses, profiles
+from plover.cli import reach
 from plover.daemon.config import DaemonConfig, limits_table
 from plover.daemon.devices import Survey, survey
+from plover.errors import PloverError
 from plover.versions import PLOVER, of_packages
 
 __all__ = ["add_command", "examine"]
@@ -25,11 +26,12 @@ __all__ = ["add_command", "examine"]
 def add_command(commands: Any) -> None:
     """Add this command to the parser."""
     command = commands.add_parser("doctor", help="say what this machine has and what would run on it")
+    command.add_argument("--address", metavar="ADDRESS", help="of a daemon, or a profile: can it be used from here?")
     command.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    lines, is_well = examine()
+    lines, is_well = reach.examine(arguments.address) if arguments.address else examine()
     print("\n".join(lines))
     return 0 if is_well else 1
 
@@ -105,8 +107,15 @@ def _placement(found: Survey, packages: dict[str, str]) -> list[str]:
 
 def _daemon() -> list[str]:
     path = addresses.default_directory() / addresses.SOCKET_NAME
-    if os.environ.get("PLOVER_ADDRESS"):
-        return [f"  calls go to $PLOVER_ADDRESS, {os.environ['PLOVER_ADDRESS']}"]
+    try:
+        configured = profiles.configured()
+    except (PloverError, ValueError) as error:
+        return [f"  problem: {error}"]
+    if configured is not None:
+        return [
+            f"  calls go to {configured.address} ({configured.source}); "
+            f"`plover doctor --address {configured.address}` says whether they get there"
+        ]
     if path.exists() and addresses.is_alive(path):
         return [f"  a daemon serves ipc://{path}: calls go there"]
     return [f"  none at ipc://{path}: the first call starts an embedded one"]
@@ -114,8 +123,13 @@ def _daemon() -> list[str]:
 
 def _limits() -> list[str]:
     config = DaemonConfig(addresses=("ipc:///",), state_dir=addresses.default_directory())
+    return [*(f"  {name} = {value}" for name, value in limits_table(config).items()), *_open_files()]
+
+
+def _open_files() -> list[str]:
+    if importlib.util.find_spec("resource") is None:
+        return []  # Windows, which has no such limit
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return [
-        *(f"  {name} = {value}" for name, value in limits_table(config).items()),
-        f"  open files: {soft}" + ("" if soft >= 1024 else " (few: raise it with `ulimit -n 4096`)"),
-    ]
+    return [f"  open files: {soft}" + ("" if soft >= 1024 else " (few: raise it with `ulimit -n 4096`)")]

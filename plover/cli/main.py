@@ -1,4 +1,4 @@
-"""``plover``: the operator's commands.
+"""``plover``: the commands of operators and users.
 
 Guarantees: an error is one readable line and exit status 1, never a stack trace; a wrong use is exit status 2.
 """
@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from plover.cli import daemon, doctor
+from plover.cli import daemon, doctor, keys, whereabouts
 from plover.errors import PloverError
 from plover.versions import PLOVER
 
@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     daemon.add_commands(commands)
     doctor.add_command(commands)
+    keys.add_commands(commands)
+    whereabouts.add_command(commands)
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))

@@ -1,24 +1,32 @@
 """The table of pending calls: what this client still waits for, and what each needs to be sent (again).
 
-Pure: no socket, no thread, no clock. The connection asks it what to send and tells it what came.
+Pure: no socket, no thread, no clock. The conversation asks it what to send and tells it what came.
 
-Guarantees: a submission has one entry from `add` until its outcome was taken; an outcome that nobody waits for is an
-ordinary event. Assumes: the caller holds the connection's lock, or is its only thread.
+Guarantees: a submission has one entry from when it is entered until its outcome was taken; an outcome that nobody waits for
+is an ordinary event. An interrupt between any two steps of a method loses no call and no acknowledgement.
+
+Assumes: whoever has the turn is the only one to use it, but for entering a call, which is one step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import collections
+import contextvars
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from plover.client.output import CallOutput
 from plover.serialize import Buffer, digest
 from plover.wire import codec
 from plover.wire import messages as m
 
 if TYPE_CHECKING:
     from plover.client.futures import Future
+
+#: So many acknowledgements are remembered, because the last ones before a connection broke may not have arrived.
+_REMEMBERED = 4096
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -35,31 +43,38 @@ class Payload(msgspec.Struct, frozen=True):
         return cls(digest(buffers), buffers, classes, name)
 
 
-class PendingCall:
+class PendingCall(msgspec.Struct, eq=False):
     """One call that has no outcome yet, with all that is needed to send it.
 
     Attributes:
         arguments: the packed arguments; owned by the call, or by a caller that waits for it.
         classes: classes that went by value in the arguments; a result may refer to them.
+        sent: it may have reached the daemon.
+        context: of who made the call; output is shown in it.
+        output: made when there is any, which most calls have not.
     """
 
-    __slots__ = ("arguments", "classes", "future", "options", "payload", "submission")
+    submission: int
+    payload: Payload
+    arguments: Sequence[Buffer]
+    classes: list[type]
+    options: m.CallOptions
+    future: Future[Any]
+    sent: bool = False
+    context: contextvars.Context = msgspec.field(default_factory=contextvars.copy_context)
+    output: CallOutput | None = None
 
-    def __init__(
-        self,
-        submission: int,
-        payload: Payload,
-        arguments: Sequence[Buffer],
-        classes: list[type],
-        options: m.CallOptions,
-        future: Future[Any],
-    ) -> None:
-        self.submission = submission
-        self.payload = payload
-        self.arguments = arguments
-        self.classes = classes
-        self.options = options
-        self.future = future
+    def written(self) -> CallOutput:
+        """What the call writes."""
+        if self.output is None:
+            self.output = CallOutput(self.options.output == "capture", self.context)
+        return self.output
+
+    def receipt(self, receipt: m.Receipt) -> m.Receipt:
+        """The call has ended: its receipt, with its output where that was captured."""
+        if self.output is None and self.options.output == "show":
+            return receipt
+        return self.written().end(receipt)
 
     def frames(
         self, incarnation: int, python: str, with_payload: bool, acknowledged: tuple[int, ...] = ()
@@ -84,80 +99,74 @@ class PendingCall:
 class PendingCalls:
     """The calls of one connection.
 
-    Invariants: `_calls` holds exactly the submissions without an outcome; `_known` the digests that the daemon of this
-    incarnation was sent and has not disowned; `_unacknowledged` outcomes that it does not know we have.
+    Invariants: `pending` holds exactly the submissions without an outcome; `_known` the digests that the daemon of this
+    incarnation was sent and has not disowned; `unacknowledged` outcomes that it does not know we have.
     """
 
     def __init__(self) -> None:
-        self._calls: dict[int, PendingCall] = {}
+        self.pending: dict[int, PendingCall] = {}
+        self.unacknowledged: list[int] = []
+        self._acknowledged: collections.deque[int] = collections.deque(maxlen=_REMEMBERED)
         self._known: set[bytes] = set()
-        self._unacknowledged: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self.pending)
 
     def __repr__(self) -> str:
-        return f"<{len(self._calls)} pending calls, {len(self._unacknowledged)} outcomes to acknowledge>"
+        return f"<{len(self.pending)} pending calls, {len(self.unacknowledged)} outcomes to acknowledge>"
 
-    def add(self, call: PendingCall) -> bool:
-        """Take a call on; returns whether its payload must go with it."""
-        self._calls[call.submission] = call
-        return self.must_send(call)
-
-    def must_send(self, call: PendingCall) -> bool:
-        """Whether the call's payload must go with it; it is believed to be with the daemon from now on."""
-        fresh = call.payload.digest not in self._known
-        self._known.add(call.payload.digest)
-        return fresh
+    def add(self, call: PendingCall) -> None:
+        """Take a call on."""
+        self.pending[call.submission] = call
 
     def find(self, submission: int) -> PendingCall | None:
         """A pending call by its submission."""
-        return self._calls.get(submission)
+        return self.pending.get(submission)
 
-    def end(self, submission: int) -> PendingCall | None:
-        """An outcome was delivered: the call is not pending any more, and the outcome will be acknowledged."""
-        self._unacknowledged.append(submission)
-        return self._calls.pop(submission, None)
-
-    def refuse(self, submission: int) -> PendingCall | None:
-        """The daemon never took the call: its payload may not have been kept either."""
-        call = self._calls.pop(submission, None)
-        if call is not None:
-            self._known.discard(call.payload.digest)
-        return call
-
-    def acknowledgements(self) -> tuple[int, ...]:
-        """Outcomes that the next message can acknowledge; they count as acknowledged then."""
-        if not self._unacknowledged:
-            return ()
-        done, self._unacknowledged = self._unacknowledged, []
-        return tuple(done)
+    def must_send(self, call: PendingCall) -> bool:
+        """Whether the call's payload must go with it; it is believed to be with the daemon from now on."""
+        known, function = self._known, call.payload.digest
+        if function in known:
+            return False
+        known.add(function)
+        return True
 
     def disown(self, function: bytes) -> None:
         """The daemon does not hold this function."""
         self._known.discard(function)
 
-    @property
-    def unacknowledged(self) -> int:
-        """How many outcomes the daemon does not know we have."""
-        return len(self._unacknowledged)
+    def end(self, submission: int) -> PendingCall | None:
+        """An outcome was delivered: the call is not pending any more, and the outcome will be acknowledged."""
+        self.unacknowledged.append(submission)
+        return self.pending.pop(submission, None)
 
-    def submissions(self) -> tuple[int, ...]:
-        """What is pending."""
-        return tuple(self._calls)
+    def refuse(self, submission: int) -> PendingCall | None:
+        """The daemon never took the call: its payload may not have been kept either."""
+        call = self.pending.pop(submission, None)
+        if call is not None:
+            self._known.discard(call.payload.digest)
+        return call
 
-    def resume(self) -> tuple[int, ...]:
-        """What is pending, after a reconnection: an outcome that was taken half is not to be acknowledged."""
-        self._unacknowledged = [each for each in self._unacknowledged if each not in self._calls]
-        return self.submissions()
+    def drop(self, submission: int) -> None:
+        """Nobody wants the call any more, and the daemon does not have it."""
+        self.pending.pop(submission, None)
 
-    def forget(self, submission: int) -> PendingCall | None:
-        """Nobody wants a call any more that may not even have been sent."""
-        return self._calls.pop(submission, None)
+    def acknowledgements(self) -> tuple[int, ...]:
+        """Outcomes that the next message can acknowledge; they count as acknowledged then."""
+        if not self.unacknowledged:
+            return ()
+        done, self.unacknowledged = self.unacknowledged, []
+        self._acknowledged.extend(done)
+        return tuple(done)
 
-    def end_all(self) -> Iterable[PendingCall]:
-        """The daemon is lost: nothing is pending any more."""
-        calls, self._calls = self._calls, {}
-        self._known.clear()
-        self._unacknowledged.clear()
-        return calls.values()
+    def acknowledge_again(self) -> None:
+        """The last acknowledgements may not have arrived."""
+        again, self.unacknowledged = self.unacknowledged, []
+        self.unacknowledged.extend(dict.fromkeys([*self._acknowledged, *again]))
+        self._acknowledged.clear()
+
+    def resume(self) -> list[PendingCall]:
+        """After a reconnection: what may be with the daemon. An outcome that was taken half is not to be acknowledged."""
+        self.acknowledge_again()
+        self.unacknowledged = [each for each in self.unacknowledged if each not in self.pending]
+        return [call for call in list(self.pending.values()) if call.sent]

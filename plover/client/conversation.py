@@ -1,25 +1,30 @@
 """What client and daemon say to each other, whoever has the turn: the handshake, calls, outcomes, pings.
 
-Guarantees: an outcome is delivered before its call is taken off the table, so that `take` may be interrupted anywhere:
-after a reconnection the daemon is asked for what is still on the table, and delivering twice does no harm. What the daemon
-does not know after a reconnection is sent again if it cannot have been forgotten (a client that was never silent for as
-long as its lease), or may run twice; otherwise it ends as `DaemonLost`.
+A caller in its turn sends what waits in the outbox, and takes outcomes and output. Everything out of the ordinary (every
+other message, and an outcome that others than its caller wait for) it leaves in the inbox to the I/O thread, which no signal
+ever interrupts.
 
-Assumes: `take` and `keep_time` are called by whoever has the turn; `lock` guards the table and the outbox.
+Guarantees: a call is in the outbox, or may have been sent, as long as it is in the table, and is sent only while it is there;
+an outcome is delivered before its call is taken off. So a caller's part may be interrupted anywhere: after a reconnection the
+daemon is asked for what may have been sent, and delivering twice does no harm. What the daemon does not know then is sent again
+if it cannot have been forgotten (a client that was never silent for as long as its lease), or may run twice; otherwise it ends
+as `DaemonLost`. Cancellations and acknowledgements are made again, too; only output may be lost.
+
+Assumes: every method is called by whoever has the turn, but for `end`.
 """
 
 from __future__ import annotations
 
 import collections
 import queue
-import threading
 from typing import Any
+
+import zmq
 
 from plover import errors
 from plover.client.calls import PendingCall, PendingCalls
 from plover.client.link import Link
-from plover.client.output import Outputs
-from plover.errors import DaemonLost, DaemonUnreachable, PloverError
+from plover.errors import DaemonLost, DaemonUnreachable, PloverError, WireError
 from plover.wire import codec
 from plover.wire import messages as m
 
@@ -43,21 +48,23 @@ class Conversation:
     Args:
         address: of the daemon, for errors.
         hello: what to begin with.
-        lock: the connection's.
         now: monotonic seconds.
 
     Attributes:
         calls: what is pending.
-        outbox: messages that wait for whoever has the turn, in order.
+        outbox: calls and other messages that wait for whoever has the turn, in order.
+        inbox: messages that a caller left to the I/O thread, in order.
+        replies: who waits for the answer to a question of the operator's, in order.
         welcome: the daemon's first answer; kept up to date over reconnections.
         shaken: whether hands are shaken, so that anything else may be said.
         broken: a new link must be made, and hands be shaken again.
         ended: why the conversation is over; set once.
     """
 
-    def __init__(self, address: str, hello: m.Hello, lock: threading.RLock, now: float) -> None:
+    def __init__(self, address: str, hello: m.Hello, now: float) -> None:
         self.calls = PendingCalls()
-        self.outbox: collections.deque[list[Any]] = collections.deque()
+        self.outbox: collections.deque[PendingCall | m.FromClient] = collections.deque()
+        self.inbox: collections.deque[list[Any]] = collections.deque()
         self.replies: collections.deque[queue.SimpleQueue[Any]] = collections.deque()
         self.welcome: m.Welcome | None = None
         self.shaken = False
@@ -65,18 +72,14 @@ class Conversation:
         self.ended: PloverError | None = None
         self._address = address
         self._hello = hello
-        self._lock = lock
-        self._outputs = Outputs()
+        self._incarnation = 0  # the daemon's; 0 before the handshake
         self._shaking_until = now + HANDSHAKE_S
         self._next_ping = now + PING_S
         self._acknowledge_by = 0.0  # means something while there are outcomes to acknowledge
         self._spoke_at = now
-        self._may_be_forgotten = False
-
-    @property
-    def incarnation(self) -> int:
-        """The daemon's; 0 before the handshake."""
-        return self.welcome.incarnation if self.welcome is not None else 0
+        self._must_ask = False  # for what is pending
+        self._was_silent = False  # for so long that the daemon may have forgotten, and was not asked yet
+        self._may_be_forgotten = False  # what it does not know now
 
     # -- out ------------------------------------------------------------------------------------------------------------
 
@@ -84,29 +87,114 @@ class Conversation:
         """On a fresh link: hold the hand out."""
         self._shaking_until = now + (HANDSHAKE_S if self.welcome is None else RECONNECT_S)
         self.broken = self.shaken = False
-        self._may_be_forgotten = now - self._spoke_at > LEASE_IS_SAFE_S
         link.send(codec.write(self._hello))
 
-    def send(self, link: Link, frames: list[Any], now: float) -> None:
-        """Send a message."""
+    def send(self, link: Link, item: PendingCall | m.FromClient, now: float) -> None:
+        """Send something that waits in the outbox, unless it means nothing any more."""
+        if isinstance(item, PendingCall):
+            self._submit(link, item, now)
+        elif type(item) is not m.Cancel or item.submission in self.calls.pending:
+            self._say(link, item, now)
+
+    def _submit(self, link: Link, call: PendingCall, now: float) -> None:
+        calls = self.calls
+        if calls.pending.get(call.submission) is not call:
+            return  # it was sent before, and has ended
+        if call.future.cancelled():
+            if not call.sent:
+                calls.drop(call.submission)
+                return
+            self._say(link, m.Cancel(call.submission), now)
+            self._say(
+                link, m.Resume((call.submission,)), now
+            )  # it may not be there, and then nothing else is heard of it
+            return
+        python = self._hello.versions.python
+        try:
+            frames = call.frames(self._incarnation, python, calls.must_send(call), calls.acknowledgements())
+        except Exception as error:  # what cannot be written is this call's failure, not that of whoever sends it
+            calls.refuse(call.submission)
+            call.future.fail(error)
+            return
+        call.sent = True
+        self._send(link, frames, now, others=len(calls.pending) > 1)
+
+    def _say(self, link: Link, message: m.FromClient, now: float) -> None:
+        self._send(link, codec.write(message, self._incarnation), now, others=bool(self.calls.pending))
+
+    def _send(self, link: Link, frames: list[Any], now: float, others: bool) -> None:
+        if others and now - self._spoke_at > LEASE_IS_SAFE_S:
+            self._was_silent = True
         link.send(frames)
         self._spoke_at = now
 
-    def send_outbox(self, link: Link, now: float) -> None:
-        """Send what waits; each is taken off when it was sent, so an interrupted one is sent again."""
-        outbox = self.outbox
-        while outbox and self.shaken:
-            self.send(link, outbox[0], now)
-            outbox.popleft()
+    # -- in -------------------------------------------------------------------------------------------------------------
+
+    def take(self, frames: list[Any], now: float, by_io: bool) -> bool:
+        """What the daemon says; answers go into the outbox.
+
+        Returns:
+            False where a caller must leave the message to the I/O thread.
+        """
+        try:
+            incoming = codec.TO_CLIENT.read(frames)
+        except WireError as error:
+            if by_io:
+                self.end(error)
+            return by_io
+        message = incoming.message
+        if type(message) is m.Outcome:
+            return self._outcome(message, incoming, now, by_io)
+        if type(message) is m.Output:
+            self._output(message)
+            return True
+        if by_io:
+            self._out_of_the_ordinary(message, now)
+        return by_io
+
+    def _output(self, message: m.Output) -> None:
+        call = self.calls.find(message.submission)
+        if call is not None:
+            call.written().take(message)
+
+    def _outcome(self, message: m.Outcome, incoming: codec.Incoming[m.ToClient], now: float, by_io: bool) -> bool:
+        calls, submission = self.calls, message.submission
+        call = calls.pending.get(submission)
+        if call is not None and not _deliver(call, message, incoming, by_io):
+            return False
+        if not calls.unacknowledged:
+            self._acknowledge_by = now + ACKNOWLEDGE_S
+        calls.end(submission)
+        return True
+
+    # -- only the I/O thread --------------------------------------------------------------------------------------------
+
+    def take_late(self, link: Link, now: float) -> None:
+        """What came over a link that is not used any more. Its last message may be half there; what is not a call's news
+        was an answer to something that is said again.
+        """
+        while True:
+            try:
+                incoming = codec.TO_CLIENT.read(link.receive())
+            except zmq.Again:
+                return
+            except WireError:
+                continue
+            message = incoming.message
+            if type(message) is m.Outcome:
+                self._outcome(message, incoming, now, by_io=True)
+            elif type(message) is m.Output:
+                self._output(message)
 
     def due(self) -> float | None:
         """When `keep_time` has something to do by itself."""
         if not self.shaken:
             return self._shaking_until
-        ping = self._next_ping if len(self.calls) else None
-        if self.calls.unacknowledged and (ping is None or self._acknowledge_by < ping):
-            return self._acknowledge_by
-        return ping
+        if self._must_ask or self._was_silent:
+            return self._spoke_at
+        if self.calls.unacknowledged:
+            return min(self._acknowledge_by, self._next_ping)
+        return self._next_ping if self.calls.pending else None
 
     def keep_time(self, link: Link, now: float) -> None:
         """Acknowledge, ping, or give up."""
@@ -114,96 +202,84 @@ class Conversation:
             if now >= self._shaking_until:
                 self.end(self._no_handshake())
             return
-        calls = self.calls
-        gathered = calls.unacknowledged
+        if self._must_ask or self._was_silent:
+            # After a reconnection; or a stopped process, a sleeping laptop: the lease may have run out.
+            self._resume(link, now)
+        gathered = len(self.calls.unacknowledged)
         if gathered and (now >= self._acknowledge_by or gathered >= ACKNOWLEDGE_AT):
-            with self._lock:
-                done = calls.acknowledgements()
-            if done:
-                self.send(link, codec.write(m.Acknowledge(done), self.incarnation), now)
+            self._say(link, m.Acknowledge(self.calls.acknowledgements()), now)
         if now >= self._next_ping:
-            if len(calls):
-                # After a long silence (a stopped process, a sleeping laptop) the lease may have run out: ask again.
-                self._may_be_forgotten = late = now - self._spoke_at > LEASE_IS_SAFE_S
-                with self._lock:
-                    message = m.Resume(calls.submissions()) if late else m.Ping()
-                self.send(link, codec.write(message, self.incarnation), now)
             self._next_ping = now + PING_S
+            if self.calls.pending:
+                self._say(link, m.Ping(), now)
+                self._cancel_again(link, list(self.calls.pending.values()), now)
 
-    # -- in -------------------------------------------------------------------------------------------------------------
+    def _resume(self, link: Link, now: float) -> None:
+        """Ask for everything that was sent, but for what is sent again anyway."""
+        self._may_be_forgotten, self._was_silent, self._must_ask = self._was_silent, False, False
+        waiting = {item.submission for item in self.outbox if type(item) is PendingCall}
+        calls = [call for call in self.calls.resume() if call.submission not in waiting]
+        self._acknowledge_by = now
+        self._say(link, m.Resume(tuple([call.submission for call in calls])), now)
+        self._cancel_again(link, calls, now)
 
-    def take(self, link: Link, frames: list[Any], now: float) -> None:
-        """What the daemon says; answers go over the same link."""
-        incoming = codec.TO_CLIENT.read(frames)
-        message = incoming.message
+    def _cancel_again(self, link: Link, calls: list[PendingCall], now: float) -> None:
+        """An interrupt in the middle of `cancel` may have kept the daemon from being told."""
+        for call in calls:
+            if call.future.cancelled():
+                self._say(link, m.Cancel(call.submission), now)
+
+    def _out_of_the_ordinary(self, message: m.ToClient, now: float) -> None:
         match message:
-            case m.Outcome():
-                self._outcome(message, incoming, now)
-            case m.Output():
-                self._outputs.show(message)
             case m.Welcome():
-                self._welcomed(link, message, now)
+                self._welcomed(message, now)
             case m.Rejected():
                 self._rejected(message)
             case m.PayloadWanted():
-                with self._lock:
-                    self.calls.disown(message.function)
-                    self._submit_again(self.calls.find(message.submission))
+                self.calls.disown(message.function)
+                call = self.calls.find(message.submission)
+                if call is not None:
+                    self.outbox.append(call)
             case m.Unknown():
-                self._unknown(message.submissions)
+                for submission in message.submissions:
+                    self._unknown(submission)
             case m.Status() | m.Ending():
                 if self.replies:
                     self.replies.popleft().put(message)
 
-    def _outcome(self, message: m.Outcome, incoming: codec.Incoming[m.ToClient], now: float) -> None:
-        self._outputs.end(message.submission)
-        call = self.calls.find(message.submission)
-        if call is not None:
-            _deliver(call, message, incoming)
-        with self._lock:
-            if not self.calls.unacknowledged:
-                self._acknowledge_by = now + ACKNOWLEDGE_S
-            self.calls.end(message.submission)
+    def _unknown(self, submission: int) -> None:
+        call = self.calls.find(submission)
+        if call is None:
+            return
+        if call.future.done():  # cancelled, or told half when an interrupt came
+            self.calls.drop(submission)
+            call.future.announce()
+        elif call.options.retries > 0 or not self._may_be_forgotten:
+            self.outbox.append(call)
+        else:
+            self.calls.refuse(submission)
+            call.future.fail(self._forgotten(call.future.call_id))
 
-    def _submit_again(self, call: PendingCall | None) -> None:
-        if call is not None:
-            self.calls.must_send(call)
-            self.outbox.append(call.frames(self.incarnation, self._hello.versions.python, True))
-
-    def _unknown(self, submissions: tuple[int, ...]) -> None:
-        for submission in submissions:
-            with self._lock:
-                call = self.calls.find(submission)
-                if call is not None and (call.options.retries > 0 or not self._may_be_forgotten):
-                    self._submit_again(call)
-                    continue
-                call = self.calls.refuse(submission)
-            if call is not None:
-                call.future.fail(self._forgotten(call.future.call_id))
-
-    # -- the handshake, and what can go wrong with it --------------------------------------------------------------------
-
-    def _welcomed(self, link: Link, welcome: m.Welcome, now: float) -> None:
+    def _welcomed(self, welcome: m.Welcome, now: float) -> None:
         before, self.welcome = self.welcome, welcome
+        self._incarnation = welcome.incarnation
         self._next_ping = now + PING_S
         if before is not None and before.incarnation != welcome.incarnation:
             self.end(self._replaced())
         elif before is not None:
-            with self._lock:
-                submissions = self.calls.resume()
-            self.send(link, codec.write(m.Resume(submissions), welcome.incarnation), now)
+            self._was_silent = self._was_silent or now - self._spoke_at > LEASE_IS_SAFE_S
+            self._must_ask = True
         self.shaken = True
 
     def _rejected(self, message: m.Rejected) -> None:
         if message.submission is not None:
-            with self._lock:
-                call = self.calls.refuse(message.submission)
+            call = self.calls.refuse(message.submission)
             if call is not None:
                 call.future.fail(_error(message.error, message.reason, message.facts, call.future.call_id))
         elif self.welcome is not None and not self.shaken:
             # It took our hand before: each daemon makes a secret of its own, so this is another one.
             self.end(self._replaced())
-        elif self.welcome is not None and message.incarnation != self.incarnation:
+        elif self.welcome is not None and message.incarnation != self._incarnation:
             self.broken = True  # a daemon that does not know us: shake hands, and learn whether it is a new one
         else:
             self.end(_error(message.error, message.reason, message.facts, None))
@@ -211,17 +287,20 @@ class Conversation:
     # -- the end --------------------------------------------------------------------------------------------------------
 
     def end(self, reason: PloverError) -> None:
-        """Nothing can be said any more, and whatever is pending ends."""
-        with self._lock:
-            if self.ended is None:
-                self.ended = reason
-            calls = list(self.calls.end_all())
-            replies = list(self.replies)
-            self.replies.clear()
-        for call in calls:
-            call.future.fail(_for_call(reason, call.future.call_id))
-        for reply in replies:
-            reply.put(reason)
+        """Nothing can be said any more. Anybody may say so; the I/O thread then calls `end_calls`."""
+        if self.ended is None:
+            self.ended = reason
+
+    def end_calls(self) -> None:
+        """Whatever is pending ends for the reason that the conversation ended for."""
+        assert self.ended is not None
+        pending = self.calls.pending
+        while pending:
+            submission, call = next(iter(pending.items()))
+            call.future.fail(for_call(self.ended, call.future.call_id))
+            del pending[submission]
+        while self.replies:
+            self.replies.popleft().put(self.ended)
 
     def unreachable(self, waited_s: float) -> DaemonUnreachable:
         """Nobody answered."""
@@ -256,12 +335,12 @@ class Conversation:
         )
 
 
-def _deliver(call: PendingCall, message: m.Outcome, incoming: codec.Incoming[m.ToClient]) -> None:
+def _deliver(call: PendingCall, message: m.Outcome, incoming: codec.Incoming[m.ToClient], by_io: bool) -> bool:
+    future, receipt = call.future, call.receipt(message.receipt)
     if message.status == "ended":
-        error = _error(message.error, message.reason, message.facts, call.future.call_id)
-        call.future.fail(error, message.receipt)
-    else:
-        call.future.deliver(message.status == "failed", incoming.take(message.packed), message.receipt)
+        error = _error(message.error, message.reason, message.facts, future.call_id)
+        return future.fail(error, receipt, by_io)
+    return future.deliver(message.status == "failed", incoming.take(message.packed), receipt, by_io)
 
 
 def _error(name: str, reason: str, facts: dict[str, Any], call_id: str | None) -> PloverError:
@@ -272,6 +351,7 @@ def _error(name: str, reason: str, facts: dict[str, Any], call_id: str | None) -
     return cls(reason, **({"call_id": call_id} if call_id is not None else {}), **facts)
 
 
-def _for_call(reason: PloverError, call_id: str) -> PloverError:
+def for_call(reason: PloverError, call_id: str | None) -> PloverError:
     """The conversation's end as one call's error: each call raises an exception of its own."""
-    return type(reason)(str(reason), **{**vars(reason), "call_id": call_id})
+    facts = {name: value for name, value in vars(reason).items() if name != "__notes__"}
+    return type(reason)(str(reason), **{**facts, **({"call_id": call_id} if call_id is not None else {})})

@@ -3,7 +3,11 @@
 Guarantees: a result is unpickled once, by the thread that first asks for it, never while the connection's work is done.
 `wait`, `as_completed` and callbacks of `concurrent.futures` see it as any other future. Callbacks that the connection's work
 would run are run on a thread of their own, so that they may make calls. `deliver` and `fail` may be interrupted anywhere and
-done again. Assumes: the attributes that all futures of the standard library have since Python 3.2.
+done again; they end a future that others are entered at (`wait`, callbacks) only on the connection's own thread, which is
+never interrupted, so that each is told exactly once.
+
+Assumes: the attributes that all futures of the standard library have since Python 3.2. A signal handler that makes calls does
+not interrupt its own thread in the middle of `wait` or `as_completed`: those hold locks that end a future, whosever it is.
 """
 
 from __future__ import annotations
@@ -11,12 +15,14 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from plover.client.unbreakable import Condition, Event
 from plover.errors import CallCancelled, DaemonLost
 from plover.exceptions import unpack_exception
 from plover.serialize import Buffer, unpack
@@ -30,6 +36,13 @@ __all__ = ["Future"]
 
 R = TypeVar("R")
 
+#: Who ends a future waits so long for somebody who is just looking at it, and leaves it to another thread then.
+_PATIENCE_S = 0.005
+#: Nobody looks at one for so long: an interrupt in the middle of `concurrent.futures.wait` left its lock behind.
+_LEFT_BEHIND_S = 10.0
+
+_log = logging.getLogger("concurrent.futures")
+
 
 class _SealedError(Exception):
     """Stands for a user's exception until somebody asks for it."""
@@ -42,8 +55,22 @@ class _Waiters(list[Any]):
         self._connection = connection
 
     def append(self, waiter: Any) -> None:
+        if not isinstance(waiter.event, Event):
+            waiter.event = _End(self._connection)  # nobody waits for it or sets it before it is entered everywhere
         super().append(waiter)
         self._connection.attend()
+
+
+class _End(Event):
+    """What `wait` and `as_completed` wait for."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As any event's, while others do the work."""
+        return bool(self._connection.wait_for(functools.partial(super().wait, timeout)))
 
 
 class Future(concurrent.futures.Future[R]):
@@ -56,24 +83,26 @@ class Future(concurrent.futures.Future[R]):
     """
 
     def __init__(self, call_id: str | None, connection: Connection | None = None, submission: int = 0) -> None:
-        super().__init__()
+        # What the standard library's `__init__` does, but for the condition.
+        self._condition: Any = Condition()
+        self._state = "PENDING"
+        self._result = self._exception = None
+        self._waiters: list[Any] = [] if connection is None else _Waiters(connection)
+        self._done_callbacks: list[Callable[[Any], object]] = []
+        # Our own.
         self._call_id = call_id
         self._connection = connection
-        if connection is not None:
-            self._waiters: list[Any] = _Waiters(connection)
         self._submission = submission
         self._pid = os.getpid()
         self._sealed: Sequence[Buffer] | None = None
         self._receipt: Receipt | None = None
         #: What is raised where the call was cancelled; its tier is known when the call has really ended.
         self._cancelled_as: CallCancelled | None = None
-        #: Everybody who waits was told.
-        self._announced = False
         #: Holds what a result may refer to (classes of the arguments); dropped once it is unpickled.
         self._keep: Any = None
         #: Applied to the value before anybody sees it (a kernel's arrays go back in place there).
         self._finish: Callable[[Any], Any] | None = None
-        self._unseal_lock = threading.Lock()
+        self._unseal_lock = threading.RLock()
 
     @property
     def call_id(self) -> str:
@@ -88,9 +117,15 @@ class Future(concurrent.futures.Future[R]):
         """What the call cost; None while it is not done."""
         return self._receipt
 
-    def has_ended(self) -> bool:
-        """`done()` without its lock, for the connection's work: the state is one attribute, written whole."""
-        return self._state not in ("PENDING", "RUNNING")
+    def done(self) -> bool:
+        """Whether it has ended, cancelled or not."""
+        return self._state not in ("PENDING", "RUNNING")  # without the lock: one attribute, written whole
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED")
+
+    # -- for whoever waits ----------------------------------------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> R:
         """The call's value, or its exception raised.
@@ -113,27 +148,32 @@ class Future(concurrent.futures.Future[R]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The call's exception, or None if it has a value; arguments as for `result`."""
-        self._check_process()
-        if self._connection is not None and not self.has_ended():
-            timeout = self._work(self._connection, timeout)
-        try:
-            if self._connection is None or self.has_ended():
-                super().exception(timeout)
-            else:
-                self._connection.wait_for(functools.partial(super().exception, timeout))
-        except concurrent.futures.CancelledError:
-            raise self._cancellation().with_traceback(None) from None
-        self._unseal()
+        if self._state != "FINISHED":
+            self._wait(timeout)
+            if self.cancelled():
+                raise self._cancellation().with_traceback(None)
+        if self._sealed is not None:
+            self._unseal()
         return self._exception
 
-    def _work(self, connection: Connection, timeout: float | None) -> float | None:
-        """Do the connection's work meanwhile, where it is this thread's turn; returns what is left of the timeout."""
-        if timeout is None:
-            connection.work_for(self, None)
-            return None
-        until = time.monotonic() + timeout
-        connection.work_for(self, timeout)
-        return max(0.0, until - time.monotonic())
+    def _wait(self, timeout: float | None) -> None:
+        """Do the connection's work meanwhile, where it is this thread's turn, or wait until others have done it."""
+        if self._connection is None:
+            self._sleep(timeout)
+        elif not self.done():
+            self._check_process()
+            until = None if timeout is None else time.monotonic() + timeout
+            self._connection.work_for(self, timeout)
+            if not self.done():
+                left = None if until is None else until - time.monotonic()
+                self._connection.wait_for(functools.partial(self._sleep, left))
+        if not self.done():
+            raise TimeoutError
+
+    def _sleep(self, timeout: float | None) -> None:
+        event: Event = vars(self).setdefault("_ended", Event())
+        if not self.done():
+            event.wait(timeout)
 
     def cancel(self) -> bool:
         """Cancel the call, queued or running; False only if it is done.
@@ -147,6 +187,7 @@ class Future(concurrent.futures.Future[R]):
                 return True
         if not super().cancel():
             return False
+        self.announce()
         with self._condition:
             if self._state == "CANCELLED":  # two threads may come here at once
                 self.set_running_or_notify_cancel()
@@ -180,113 +221,207 @@ class Future(concurrent.futures.Future[R]):
             raise
         return self.result()
 
-    # -- for the connection ---------------------------------------------------------------------------------------------
-
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """As the standard library's; called when the call has ended, whether or not anybody waits for it."""
         super().add_done_callback(fn)
         if self._connection is not None and not self.done():
             self._connection.attend()
 
-    def deliver(self, failed: bool, buffers: Sequence[Buffer], receipt: Receipt) -> None:
-        """The call ended with a value or with the user's exception, still packed."""
-        self._receipt = receipt
-        if self.has_ended():
-            self._announce()
+    def _invoke_callbacks(self) -> None:
+        if not self._done_callbacks:
             return
-        self._sealed = buffers
-        if failed:
-            self._end(_SealedError(), None)
-        elif self._finish is None:
-            self._end(None, None)
+        if self._connection is not None:
+            self._connection.call_back(self._call_back)
         else:
-            self._end(*self._finish_early(self._finish, buffers))
+            self._call_back()
 
-    def fail(self, error: BaseException, receipt: Receipt | None = None) -> None:
-        """The call ended by a decision of the daemon's or of the connection's."""
-        self._receipt = receipt
+    def _call_back(self) -> None:
+        """Each callback once, however often and by how many threads this is called."""
+        while self._done_callbacks:
+            callback = self._done_callbacks.pop(0)
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("exception calling callback for %r", self)
+
+    # -- for the connection ---------------------------------------------------------------------------------------------
+
+    def deliver(self, failed: bool, buffers: Sequence[Buffer], receipt: Receipt, by_io: bool = True) -> bool:
+        """The call ended with a value or with the user's exception, still packed.
+
+        Returns:
+            False where nothing was done, because only the connection's own thread may.
+        """
+        if failed:
+            return self._end(by_io, receipt, buffers, _SealedError())
+        if self._finish is None or self.done():
+            return self._end(by_io, receipt, buffers, None)
+        value, error = self._finish_early(self._finish, buffers)
+        return self._end(by_io, receipt, None, error, value)
+
+    def fail(self, error: BaseException, receipt: Receipt | None = None, by_io: bool = True) -> bool:
+        """The call ended by a decision of the daemon's or of the connection's; returns as `deliver`."""
         if isinstance(error, CallCancelled):
             self._cancellation().tier = error.tier
-        if self.done():
-            self._announce()
-            return
-        self._end(error, None)
+        return self._end(by_io, receipt, None, error)
+
+    def announce(self) -> None:
+        """It has ended: wake those who wait in `result`. It may be told again, where an interrupt came before."""
+        if self._ended is not None:
+            self._ended.set()
+
+    def disown(self) -> None:
+        """In a child of the process, where none of its other threads is: the call is the parent's, and nobody ends it here."""
+        self._condition = Condition()  # the old one's holder may be a thread that is not here
+        self._unseal_lock = threading.RLock()
+        if not self.done():
+            self._waiters = []
+            self._done_callbacks = []
+            self._exception = self._parents()
+            self._state = "FINISHED"
 
     def set_exception(self, exception: BaseException | None) -> None:
         """The call ended with an exception, whose traceback stays as it is now however often it is raised."""
         self._remote_traceback = exception.__traceback__ if exception is not None else None
         super().set_exception(exception)
+        self.announce()
+
+    def set_result(self, result: R) -> None:
+        """The call ended with a value."""
+        super().set_result(result)
+        self.announce()
+
+    def _end(
+        self,
+        by_io: bool,
+        receipt: Receipt | None,
+        sealed: Sequence[Buffer] | None,
+        error: BaseException | None,
+        value: Any = None,
+    ) -> bool:
+        """End it, unless it has ended: then those who wait are told again."""
+        what = (by_io, receipt, sealed, error, value)
+        if threading.get_ident() == _main_thread:  # an interrupt may strike between any two calls
+            with self._condition:
+                ended = self._set(*what)
+        elif not (self._waiters and self._is_looked_at()) and self._condition.acquire(timeout=_PATIENCE_S):
+            try:
+                ended = self._set(*what)
+            finally:
+                self._condition.release()
+        else:  # who looks at it may be in a signal handler or a destructor, and wait for another call meanwhile
+            if by_io:
+                threading.Thread(target=self._end_patiently, args=what, name="plover-late", daemon=True).start()
+            return by_io
+        if ended:
+            self.announce()
+            if self._done_callbacks:
+                self._invoke_callbacks()
+        return ended
+
+    def _is_looked_at(self) -> bool:
+        """Whether an `as_completed` is taking what has ended so far."""
+        return any(hasattr(waiter, "lock") and waiter.lock.locked() for waiter in list(self._waiters))
+
+    def _end_patiently(self, *what: Any) -> None:
+        condition = self._condition
+        if condition.acquire(timeout=_LEFT_BEHIND_S):
+            self._set(*what)
+            condition.release()
+        else:
+            self._set(*what)
+            self._condition = Condition()
+        self.announce()
+        self._invoke_callbacks()
+
+    def _set(
+        self,
+        by_io: bool,
+        receipt: Receipt | None,
+        sealed: Sequence[Buffer] | None,
+        error: BaseException | None,
+        value: Any,
+    ) -> bool:
+        """Assumes: the condition is held. The state is written when all is in place."""
+        if self._state == "FINISHED":
+            return True
+        if (self._waiters or self._done_callbacks) and not by_io:
+            return False
+        self._receipt = receipt
+        if self._state != "PENDING":  # cancelled
+            self._keep = self._finish = None
+            return True
+        if sealed is None:
+            self._keep = self._finish = None
+        self._sealed, self._result, self._exception = sealed, value, error
+        self._remote_traceback = error.__traceback__ if error is not None else None
+        self._state = "FINISHED"
+        for waiter in self._waiters:
+            (waiter.add_result if error is None else waiter.add_exception)(self)
+        return True
+
+    # -- for itself -----------------------------------------------------------------------------------------------------
+
+    _remote_traceback: Any = None
+    #: What threads wait for; made by the first of them.
+    _ended: Event | None = None
 
     def _cancellation(self) -> CallCancelled:
         if self._cancelled_as is None:
             self._cancelled_as = CallCancelled(f"call {self.call_id} was cancelled", call_id=self.call_id)
         return self._cancelled_as
 
-    def _end(self, error: BaseException | None, value: Any) -> None:
-        with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled in between
-            if error is not None:
-                self.set_exception(error)
-            else:
-                self.set_result(value)
-        self._announced = True
-
-    def _announce(self) -> None:
-        """An end that was interrupted is told again, to those who were not told."""
-        if self._announced or self.cancelled():
-            return
-        with self._condition:
-            for waiter in self._waiters:
-                if self not in waiter.finished_futures:
-                    waiter.add_result(self)
-                waiter.event.set()
-            self._condition.notify_all()
-        self._invoke_callbacks()
-        self._announced = True
-
-    def _invoke_callbacks(self) -> None:
-        if not self._done_callbacks:  # type: ignore[attr-defined]
-            return
-        if self._connection is not None:
-            self._connection.call_back(super()._invoke_callbacks)  # type: ignore[misc]
-        else:
-            super()._invoke_callbacks()  # type: ignore[misc]
-
-    # -- for itself -----------------------------------------------------------------------------------------------------
-
-    _remote_traceback: Any = None
-
     def _finish_early(
         self, finish: Callable[[Any], Any], buffers: Sequence[Buffer]
-    ) -> tuple[BaseException | None, Any]:
+    ) -> tuple[Any, BaseException | None]:
         """A kernel's arrays are to be back in place before the future is done, whether or not anybody asks it."""
-        error, value = None, None
         try:
-            value = finish(unpack(buffers))
-        except Exception as raised:
-            error = raised
-        self._sealed = self._keep = self._finish = None
-        return error, value
+            return finish(unpack(buffers)), None
+        except Exception as error:
+            return None, error
 
     def _unseal(self) -> None:
+        """An interrupt leaves it sealed."""
         with self._unseal_lock:
-            if self._sealed is None:
+            sealed = self._sealed
+            if sealed is None:
                 return
-            buffers, self._sealed = self._sealed, None
+            result, error = None, self._exception
             try:
-                if self._exception is None:
-                    self._result = unpack(buffers)
+                if error is None:
+                    result = unpack(sealed)
                 else:
-                    self._exception = unpack_exception(buffers)
-                    self._remote_traceback = self._exception.__traceback__
-            except Exception as error:
-                error.add_note(f"The result of call {self.call_id} arrived, but could not be made here.")
-                self._exception = error
-            self._keep = self._finish = None
+                    error = unpack_exception(sealed)
+            except Exception as raised:
+                raised.add_note(f"The result of call {self.call_id} arrived, but could not be made here.")
+                error = raised
+            if self._sealed is sealed:  # and no signal handler was faster
+                self._result, self._exception = result, error
+                self._remote_traceback = error.__traceback__ if error is not None else None
+                self._sealed = self._keep = self._finish = None
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid and not self.has_ended():
-            raise DaemonLost(
-                f"call {self.call_id} was made by process {self._pid}, and this is its child {os.getpid()}: "
-                "a future belongs to the process that made the call; make the call again here",
-                call_id=self.call_id,
-            )
+        if os.getpid() != self._pid:
+            raise self._parents()
+
+    def _parents(self) -> DaemonLost:
+        return DaemonLost(
+            f"call {self.call_id} was made by process {self._pid}, and this is its child {os.getpid()}: "
+            "a future belongs to the process that made the call; make the call again here",
+            call_id=self.call_id,
+        )
+
+
+# -- the main thread ---------------------------------------------------------------------------------------------------
+
+_main_thread = threading.main_thread().ident
+
+
+def _after_fork() -> None:
+    """In a child the thread that forked is the main one."""
+    global _main_thread
+    _main_thread = threading.get_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

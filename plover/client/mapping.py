@@ -8,6 +8,7 @@ is still pending. Inputs are read as calls are made, so an endless iterable is f
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, cast
 
@@ -26,6 +27,8 @@ def map_calls(
     ordered: bool,
     return_exceptions: bool,
     in_flight: int | None,
+    progress: str | None = None,
+    total: int | None = None,
 ) -> Iterator[Any]:
     """Submit a call for each item's arguments, and give back an iterator over the results.
 
@@ -35,7 +38,13 @@ def map_calls(
         ordered: results in the order of the items; else in the order in which they end.
         return_exceptions: an exception takes its result's place instead of being raised.
         in_flight: how many calls may be unfinished or unread at a time.
+        progress: what a progress bar is called; None for no bar. It counts the results that were read.
+        total: how many there will be, where that is known.
+
+    Raises:
+        ImportError: a progress bar is wanted, and tqdm is not installed.
     """
+    show = _bar(progress, total) if progress is not None else None
     limit = IN_FLIGHT if in_flight is None else in_flight
     if limit < 1:
         raise ValueError(f"in_flight is at least 1, not {limit}")
@@ -49,7 +58,25 @@ def map_calls(
             future.cancel()
         raise
     take = _in_order if ordered else _as_they_end
-    return _Results(take(submit, source, pending, return_exceptions), pending)
+    values = take(submit, source, pending, return_exceptions)
+    return _Results(values if show is None else _counted(values, show), pending)
+
+
+def _bar(name: str, total: int | None) -> Callable[[Iterator[Any]], Any]:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "progress=True draws with tqdm: pip install 'plover-gpu[notebook]', or tqdm itself"
+        ) from error
+    return functools.partial(tqdm, desc=name, total=total)
+
+
+def _counted(values: Generator[Any, None, None], show: Callable[[Iterator[Any]], Any]) -> Generator[Any, None, None]:
+    try:
+        yield from show(values)
+    finally:
+        values.close()
 
 
 class _Results(Iterator[Any]):
@@ -77,10 +104,13 @@ class _Results(Iterator[Any]):
             future.cancel()
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_pending"):  # else an interrupt struck while it was made
+            self.close()
 
 
-def _submit_next(submit: Callable[..., Future[Any]], source: Iterator[tuple[Any, ...]], count: int) -> Iterator[Future[Any]]:
+def _submit_next(
+    submit: Callable[..., Future[Any]], source: Iterator[tuple[Any, ...]], count: int
+) -> Iterator[Future[Any]]:
     for _ in range(count):
         try:
             args = next(source)

@@ -2,15 +2,19 @@
 
 Pure: no socket, no thread, no clock. The connection asks it who may, and tells it what happened.
 
-Guarantees: one holder at a time. A turn that is in doubt (its thread was interrupted, or it lasts too long) is never given
-back as if nothing had happened: the I/O thread gets it, together with the word that the socket must be made anew.
+Guarantees: one holder at a time. A turn that is in doubt (its thread was interrupted, waits for something else in the middle
+of it, or takes too long) is never given back as if nothing had happened: the I/O thread gets the next one, together with the
+word that the socket must be made anew.
 
-Assumes: every method is called under the connection's lock.
+Assumes: every method is called under the connection's lock, which a signal handler or a destructor that waits may give up
+at any call in a method of ours: so between a look at `holder` and a change of it there is none.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import msgspec
 
 __all__ = ["ATTEND_S", "GRACE_S", "SLICE_S", "STUCK_S", "Turn", "Turns"]
 
@@ -23,19 +27,19 @@ GRACE_S = 0.005
 ATTEND_S = 0.001
 #: A turn of this length has lost its thread. Callers give theirs back after SLICE_S.
 STUCK_S = 1.0
-#: While a lone caller has the turn, the I/O thread looks after it so often.
+#: While callers that wait have the turn, the I/O thread looks after them so often.
 _WATCH_S = 0.1
+#: It is not woken to look so little earlier than it would by itself.
+_EARLIER_S = 0.005
 
 
-class Turn:
-    """One thread's use of a link, from `claim` to `release`."""
+class Turn(msgspec.Struct, eq=False):
+    """One thread's use of a link. `over`: it will not touch the link any more, whoever has the turn now."""
 
-    __slots__ = ("link", "since", "thread")
-
-    def __init__(self, link: Any, thread: int, since: float) -> None:
-        self.link = link
-        self.thread = thread
-        self.since = since
+    thread: int
+    since: float
+    link: Any = None
+    over: bool = False
 
     def __repr__(self) -> str:
         return f"<turn of thread {self.thread} since {self.since:.3f}>"
@@ -49,19 +53,21 @@ class Turns:
         io: the I/O thread's turn.
         io_wanted: the I/O thread must have the next turn.
         doubtful: the socket must be made anew before it is used. Only the I/O thread clears it.
-        left_inside: the doubtful socket's last user may still be inside it.
+        inside: turns that were taken away from threads that may still be inside the doubtful socket.
         attended: when somebody last looked for messages.
+        loose: there may be a pending call that nobody waits for.
         waiting: a mark for each thread that waits for a future without having the turn.
         io_rests_until: when the I/O thread looks again by itself; None for never.
     """
 
-    def __init__(self, io_thread: int, now: float) -> None:
-        self.io = Turn(None, io_thread, now)
+    def __init__(self, now: float) -> None:
+        self.io = Turn(0, now)
         self.holder: Turn | None = self.io
         self.io_wanted = False
         self.doubtful = False
-        self.left_inside = False
+        self.inside: list[Turn] = []
         self.attended = now
+        self.loose = False
         self.waiting: set[object] = set()
         self.io_rests_until: float | None = None
 
@@ -69,70 +75,76 @@ class Turns:
         who = "nobody" if self.holder is None else "the I/O thread" if self.holder is self.io else repr(self.holder)
         return f"<{who}{', doubtful' if self.doubtful else ''}>"
 
-    def claim(self, link: Any, thread: int, now: float) -> Turn | None:
-        """A turn for a caller, if it may have one. Where others wait already, the I/O thread serves them all better."""
-        if self.holder is not None:
-            if self.holder.thread == thread:
-                # A signal handler in the middle of its own thread's turn, or one that was lost: nobody can go on with it.
-                self.left_inside = self.give_up(thread) or self.left_inside
-            return None
-        if self.io_wanted or self.doubtful or self.waiting:
-            return None
-        self.holder = turn = Turn(link, thread, now)
-        return turn
+    # -- callers --------------------------------------------------------------------------------------------------------
 
-    def release(self, pending: bool) -> None:
-        """The holder gives its turn back. Assumes: it was not taken away."""
-        self.holder = None
-        if pending and self.waiting:
-            self.io_wanted = True
-
-    def give_up(self, thread: int) -> bool:
-        """This thread's turn, if it has one, ends in doubt."""
-        holder = self.holder
-        if holder is None or holder is self.io or holder.thread != thread:
+    def claim(self, turn: Turn, link: Any) -> bool:
+        """Whether a caller has this turn now. Where others wait already, the I/O thread serves them all better."""
+        if self.holder is not None or self.io_wanted or self.doubtful or self.waiting:
             return False
-        self.holder = None
-        self.doubtful = self.io_wanted = True
+        turn.link = link
+        self.holder = turn
         return True
 
-    def io_takes(self, now: float, pending: int, due: float | None) -> bool:
+    def abandon(self, thread: int) -> None:
+        """This thread is about to wait for others. If that is in the middle of its own turn (in a signal handler, in a
+        destructor), nobody can go on with that.
+        """
+        holder = self.holder
+        if holder is not None and holder is not self.io and holder.thread == thread:
+            self.inside.append(holder)
+            if self.holder is holder:
+                self.doubtful = self.io_wanted = True
+                self.holder = None
+
+    # -- the I/O thread -------------------------------------------------------------------------------------------------
+
+    def io_takes(self, now: float, pending: bool, due: float | None) -> bool:
         """Whether the I/O thread takes a turn now; if not, `io_rests_until` says when it is to ask again.
 
         Args:
             now: monotonic seconds.
-            pending: how many calls are.
+            pending: whether calls are.
             due: when something has to be sent that nobody waits for; None for never.
         """
         holder = self.holder
         if holder is None:
             handed_over = self.io_wanted or self.doubtful
-            neglected = pending > 0 and now - self.attended >= GRACE_S
+            neglected = pending and now - self.attended >= GRACE_S
             if handed_over or neglected or (due is not None and now >= due):
                 self.holder = self.io
                 self.io_wanted = False
                 return True
         elif now - holder.since >= STUCK_S:
-            self.holder = self.io
-            self.doubtful = self.left_inside = True
-            self.io_wanted = False
+            self.io_supplants(self.io)
             return True
+        self.loose = self.loose and pending
         self.io_rests_until = self.io_is_needed_at(now, pending, due)
         return False
 
-    def io_is_needed_at(self, now: float, pending: int, due: float | None) -> float | None:
+    def io_supplants(self, io: Turn) -> None:
+        """The I/O thread, an old or a new one, takes the turn from whoever may be lost in it."""
+        for turn in (self.holder, self.io):
+            if turn is not None and turn is not io:
+                self.inside.append(turn)
+        self.io = self.holder = io
+        self.doubtful = True
+        self.io_wanted = False
+
+    def io_is_needed_at(self, now: float, pending: bool, due: float | None) -> float | None:
         """When the I/O thread must look by itself."""
         if self.io_wanted:
             return now
-        if self.holder is not None and pending == 1:
-            return now + _WATCH_S  # a lone caller, which leaves nothing behind
+        if self.holder is not None and not self.loose:
+            return now + _WATCH_S  # who waits leaves nothing behind
         if pending:
-            return now + GRACE_S
+            return now + GRACE_S if due is None else min(now + GRACE_S, due)
         return due
 
-    def io_must_be_told(self, now: float, pending: int, due: float | None) -> bool:
+    def io_must_be_told(self, now: float, pending: bool, due: float | None) -> bool:
         """Whether the I/O thread, which rests, would look too late."""
+        if self.io_wanted:
+            return True
         if self.holder is self.io:
             return False
         needed, rests_until = self.io_is_needed_at(now, pending, due), self.io_rests_until
-        return needed is not None and (rests_until is None or rests_until > needed + GRACE_S)
+        return needed is not None and (rests_until is None or rests_until > needed + _EARLIER_S)

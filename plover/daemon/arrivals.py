@@ -13,9 +13,10 @@ from typing import Any, assert_never
 
 from plover.daemon.calls import CallRecord, CallRecords
 from plover.daemon.config import DaemonLimits
+from plover.daemon.guests import FROM_GUEST, client_of, status_for
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
-from plover.daemon.peers import ClientPeer, Peers, WorkerPeer
+from plover.daemon.peers import ClientPeer, GuestPeer, Peers, WorkerPeer
 from plover.daemon.pipes import Pipes
 from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
@@ -100,6 +101,11 @@ class Arrivals:
     # -- handshakes -----------------------------------------------------------------------------------------------------
 
     def _from_stranger(self, routing_id: bytes, frames: list[Any], now: float) -> None:
+        """From whoever is not of this machine, or has not shaken hands."""
+        guest = self._peers.find_guest(routing_id)
+        if guest is not None:
+            self._from_guest(routing_id, guest, FROM_GUEST.read(frames), now)
+            return
         named = codec.incarnation(frames)
         if named not in (0, self._incarnation):
             self._reject_other_incarnation(routing_id, named)
@@ -108,6 +114,11 @@ class Arrivals:
             case m.Hello() as hello:
                 self._client_hello(routing_id, hello, now)
             case m.WorkerHello() as hello:
+                if self._post.key is not None:
+                    self._post.reject(
+                        routing_id, "AccessDenied", "no worker comes over tcp", kind="a worker from elsewhere"
+                    )
+                    return
                 worker = self._workers.admit(hello.token, routing_id)
                 if worker is None:
                     self._post.reject(
@@ -119,7 +130,13 @@ class Arrivals:
                 self._happen(e.WorkerReady(worker=worker.number), now)
 
     def _client_hello(self, routing_id: bytes, hello: m.Hello, now: float) -> None:
-        peer = self._peers.admit_client(routing_id, hello.client, hello.secret)
+        peer: ClientPeer | None
+        if self._post.key is not None:
+            peer = self._admit_guest(routing_id, hello, self._post.key)
+            if peer is None:
+                return
+        else:
+            peer = self._peers.admit_client(routing_id, hello.client, hello.secret)
         if peer is None:
             self._post.reject(
                 routing_id,
@@ -140,6 +157,27 @@ class Arrivals:
         )
         self._post.send(routing_id, welcome)
         self._happen(e.ClientConnected(tenant=peer.tenant, client=peer.client), now)
+
+    def _admit_guest(self, routing_id: bytes, hello: m.Hello, key: str) -> GuestPeer | None:
+        """A guest proved its key when it connected; since then it may have been revoked."""
+        assert self._post.gate is not None
+        tenant = self._post.gate.tenant_of(key)
+        if tenant is None:
+            reason = "the operator of this daemon does not trust this client's key any more"
+            self._post.reject(routing_id, "AccessDenied", reason, kind="revoked key")
+            return None
+        return self._peers.admit_guest(routing_id, client_of(key, hello.client), tenant, key)
+
+    def _from_guest(
+        self, routing_id: bytes, guest: GuestPeer, incoming: codec.Incoming[m.FromClient], now: float
+    ) -> None:
+        """As from a client of this machine, but for what a guest is not shown."""
+        if incoming.incarnation != self._incarnation:
+            self._reject_other_incarnation(routing_id, incoming.incarnation)
+        elif isinstance(incoming.message, m.AskStatus):
+            self._post.send(routing_id, m.Status(status_for(guest.tenant, self._status(now))))
+        else:
+            self._from_client(routing_id, guest, incoming, now)
 
     def _reject_other_incarnation(self, routing_id: bytes, named: int) -> None:
         """What was meant for an earlier daemon is not taken by this one as new."""
@@ -239,7 +277,7 @@ class Arrivals:
                 number, attempt = finished.call, finished.attempt
                 if not worker.finished(number, attempt):
                     return
-                pieces = worker.output.complete(number, attempt)
+                pieces = worker.output.complete(number, attempt, finished.records)
                 if pieces:
                     self._show(pieces)
                 self._pipes.touch(worker, now)

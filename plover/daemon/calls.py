@@ -37,6 +37,7 @@ class CallRecord:
         "client",
         "dispatched",
         "function",
+        "log_level",
         "name",
         "result",
         "submission",
@@ -50,6 +51,7 @@ class CallRecord:
         self.submission = submit.submission
         self.function = submit.function
         self.name = submit.name
+        self.log_level = submit.options.log_level
         self.arguments: Sequence[Buffer] | None = arguments
         self.dispatched = 0.0
         self.arrived = 0.0

@@ -138,7 +138,7 @@ class Hands:
         worker.expect(number, attempt)
         self._post.send(
             worker.routing_id,
-            m.Run(number, attempt, call.call_id, call.name, call.function, arguments, payload),
+            m.Run(number, attempt, call.call_id, call.name, call.function, arguments, payload, call.log_level),
             body,
         )
         self._pipes.touch(worker, now)

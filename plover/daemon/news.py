@@ -88,7 +88,7 @@ class News:
                         worker.pid = pid
                 case base.WorkerEnded(worker=number):
                     worker = self._workers.find(number)
-                    if worker is not None and worker.page.running()[0] is None and worker.last_begun() is not None:
+                    if worker is not None and worker.owes_results():
                         self._deaths.append((now + LATE_RESULT_S, news))
                     else:
                         self._worker_ended(news, now)
@@ -111,6 +111,7 @@ class News:
                 exit_code=news.exit_code,
                 signal=news.signal,
                 out_of_memory=news.out_of_memory,
+                reason=news.reason,
             ),
             now,
         )

@@ -60,8 +60,9 @@ def describe(
         case c.Cancelled(tier=tier):
             how = {"queue": "before it ran", "interrupt": "while it ran", "kill": "by killing its worker"}[tier]
             return "CallCancelled", f"{call} was cancelled {how}", {"tier": tier}
-        case c.Refused(error=error, reason=reason):
-            return error, f"{call} was refused: {reason}", {}
+        case c.Refused(error=error, reason=reason, versions=versions):
+            facts: Facts = {} if versions is None else {"client": versions.client, "daemon": versions.daemon}
+            return error, f"{call} was refused: {reason}", facts
         case _:
             assert_never(outcome)
 
@@ -78,7 +79,11 @@ def _lost(outcome: c.Lost, call: str, worker: str, output: str) -> str:
     text = f"{call} was lost with {worker or 'its worker'}, which died while it ran it: {how}."
     if output:
         text += "\nIts last lines were:\n" + "\n".join(f"    {line}" for line in output.splitlines()[-10:]) + "\n"
-    return text + " If it may run twice, let it be tried again with .options(retries=…)"
+    return (
+        text
+        + ("" if text.endswith("\n") else " ")
+        + "If it may run twice, let it be tried again with .options(retries=…)"
+    )
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""stdout and stderr of a worker → the call that wrote them.
+"""stdout, stderr and records of a worker → the call that wrote them.
 
 A worker's two pipes are the daemon's own. What comes out of them before an attempt's marker (`plover.wire.markers`) is that
 attempt's; what comes after belongs to the next one, or to nobody.
@@ -13,12 +13,13 @@ import os
 from collections import deque
 from typing import Literal
 
+from plover.daemon.records import RecordPipe
 from plover.wire import markers
 from plover.wire.page import pack, unpack
 
 __all__ = ["Piece", "WorkerOutput"]
 
-Stream = Literal[1, 2]
+Stream = Literal[1, 2, 3]
 #: (call, attempt), stream, bytes
 Piece = tuple[tuple[int, int], Stream, bytes]
 
@@ -58,6 +59,8 @@ class WorkerOutput:
         read_out, self.stdout_fd = os.pipe2(os.O_CLOEXEC)
         read_err, self.stderr_fd = os.pipe2(os.O_CLOEXEC)
         self.pipes = (_Pipe(read_out, 1), _Pipe(read_err, 2))
+        self.records = RecordPipe(limit_bytes)
+        self.fds = (read_out, read_err, self.records.fd)
         for pipe in self.pipes:
             os.set_blocking(pipe.fd, False)
 
@@ -65,6 +68,7 @@ class WorkerOutput:
         """The worker has its ends: give ours back."""
         os.close(self.stdout_fd)
         os.close(self.stderr_fd)
+        os.close(self.records.worker_fd)
 
     def expect(self, call: int, attempt: int) -> None:
         """An attempt is being sent to the worker."""
@@ -79,6 +83,9 @@ class WorkerOutput:
 
     def read(self, fd: int) -> tuple[list[Piece], bool]:
         """What one pipe holds now, and whether it is still open."""
+        if fd == self.records.fd:
+            records, is_open = self.records.read()
+            return [(whose, 3, data) for whose, data in records], is_open
         pipe = self.pipes[0] if self.pipes[0].fd == fd else self.pipes[1]
         try:
             data = os.read(fd, _CHUNK)
@@ -86,9 +93,12 @@ class WorkerOutput:
             return [], True
         return self._take(pipe, data), bool(data)
 
-    def complete(self, call: int, attempt: int) -> list[Piece]:
-        """The attempt's result is here, so both its markers are in the pipes: what there is before them."""
+    def complete(self, call: int, attempt: int, with_records: bool = False) -> list[Piece]:
+        """The attempt's result is here, so both its markers are in the pipes: what there is before them, and its records."""
         pieces: list[Piece] = []
+        if with_records:
+            pieces += self.read(self.records.fd)[0]
+            self.records.end(pack(call, attempt))
         marker = markers.make(self._word, pack(call, attempt))
         for pipe in self.pipes:
             size = _FIRST
@@ -122,12 +132,13 @@ class WorkerOutput:
             if pipe.kept:
                 pieces += self._write(pipe, pipe.kept)
                 pipe.kept = b""
-        return pieces
+        return pieces + self.read(self.records.fd)[0]
 
     def close(self) -> None:
         """Give the reading ends back."""
         for pipe in self.pipes:
             os.close(pipe.fd)
+        self.records.close()
 
     def _take(self, pipe: _Pipe, data: bytes) -> list[Piece]:
         pieces: list[Piece] = []

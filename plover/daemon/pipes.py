@@ -72,8 +72,8 @@ class Pipes:
             if worker.touched + LOOK_S > now:
                 self._left_alone[number] = worker, worker.touched + LOOK_S
             else:
-                for pipe in worker.output.pipes:
-                    self._watcher.watch(pipe.fd, functools.partial(self._read, worker, pipe.fd))
+                for fd in worker.output.fds:
+                    self._watcher.watch(fd, functools.partial(self._read, worker, fd))
 
     def _read(self, worker: WorkerRecord, fd: int) -> None:
         pieces, is_open = worker.output.read(fd)
@@ -82,5 +82,5 @@ class Pipes:
             self._watcher.unwatch(fd)
 
     def _unwatch(self, worker: WorkerRecord) -> None:
-        for pipe in worker.output.pipes:
-            self._watcher.unwatch(pipe.fd)
+        for fd in worker.output.fds:
+            self._watcher.unwatch(fd)

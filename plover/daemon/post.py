@@ -1,23 +1,24 @@
 """The daemon's ROUTER: messages out, frames in, and refusals, which are counted.
 
 Guarantees: a peer that has gone is no error here: a worker's death comes by its pidfd, a client comes back or its lease
-ends. A message of more bytes or frames than allowed is read to its end, thrown away, and refused.
+ends. A message of more bytes or frames than allowed is read to its end, thrown away, and refused. A tcp address is bound
+with CURVE keys or not at all, and each message that comes over it is taken only under the key of who shook hands.
 
-Assumes: one thread; bound addresses are ipc sockets in directories of this user's own.
+Assumes: one thread; bound ipc addresses are sockets in directories of this user's own.
 """
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import zmq
 
 from plover import addresses
-from plover.daemon.peers import Peers
-from plover.wire import codec, sockets
+from plover.daemon.guests import Gate
+from plover.daemon.peers import GuestPeer, Peers
+from plover.wire import codec, curve, sockets
 from plover.wire import messages as m
 
 __all__ = ["Post"]
@@ -27,19 +28,27 @@ class Post:
     """The socket that clients and workers share.
 
     Args:
-        bind: ``ipc://`` addresses.
+        bind: ``ipc://`` and ``tcp://`` addresses.
         incarnation: the daemon's.
         peers: who has which routing id.
         message_limit_bytes: the largest message that is taken.
 
     Attributes:
+        addresses: what is bound; tcp addresses with their ports.
         refused: how many messages were, by the reason's kind.
         socket: for polling only.
+        gate: lets guests in; None where no tcp address is bound.
+        key: what the connection proved that the last message came over; None for one of this machine.
+
+    Raises:
+        AccessDenied: an address is somebody else's, or a key file is open to others.
+        PloverError: a tcp address cannot be bound.
     """
 
     def __init__(self, bind: Sequence[str], incarnation: int, peers: Peers, message_limit_bytes: int) -> None:
         self.refused: collections.Counter[str] = collections.Counter()
-        self._addresses = tuple(bind)
+        self.gate: Gate | None = None
+        self.key: str | None = None
         self._incarnation = incarnation
         self._peers = peers
         self._limit = message_limit_bytes
@@ -49,9 +58,27 @@ class Post:
             self.socket.setsockopt(option, 0)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.MAXMSGSIZE, message_limit_bytes)
-        for address in self._addresses:
+        self.addresses: tuple[str, ...] = ()
+        try:
+            self._bind(bind)
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self, bind: Sequence[str]) -> None:
+        """The ipc addresses first: what is bound after the keys are set asks for keys."""
+        bound = {}
+        local = [address for address in bind if not address.startswith("tcp://")]
+        for address in local:
             self.socket.bind(address)
-            Path(addresses.socket_path(address)).chmod(0o600)
+            addresses.socket_path(address).chmod(0o600)
+            bound[address] = address
+            self.addresses += (address,)
+        for address in [each for each in bind if each not in local]:
+            if self.gate is None:
+                self.gate = Gate(self._context, self.refused)
+            bound[address] = self.gate.bind(self.socket, address)
+        self.addresses = tuple(bound[address] for address in bind)
 
     def receive(self) -> tuple[bytes, list[Any]]:
         """The next message's peer and frames; one beyond the limits is refused, and the next is looked for.
@@ -61,7 +88,13 @@ class Post:
         """
         while True:
             try:
-                return sockets.receive_with_identity(self.socket, self._limit, codec.FRAMES_LIMIT)
+                if self.gate is None:
+                    return sockets.receive_with_identity(self.socket, self._limit, codec.FRAMES_LIMIT)
+                routing_id, self.key, frames = curve.receive(self.socket, self._limit, codec.FRAMES_LIMIT)
+                if self._peers.may_speak(routing_id, self.key):
+                    return routing_id, frames
+                reason = "this connection took the routing id of another one, which had shaken hands"
+                self.reject(routing_id, "AccessDenied", reason, kind="taken routing id")
             except sockets.Oversized as error:
                 reason = f"{error} is more than this daemon takes: {self._limit} bytes in {codec.FRAMES_LIMIT} frames"
                 self.reject(error.routing_id, "PayloadTooLarge", reason, kind="too large")
@@ -95,13 +128,31 @@ class Post:
             submission: the call that it was about, where that is known.
         """
         self.refused[kind] += 1
-        known = self._peers.find(routing_id) is not None
+        known = self._peers.is_known(routing_id)
         self.send(routing_id, m.Rejected(error, reason, submission, self._incarnation if known else 0))
+
+    def forget_distrusted(self) -> list[GuestPeer]:
+        """Read the list of trusted keys again, and forget the guests who are not in it any more, or under another tenant.
+        Each is told. Returns them.
+        """
+        assert self.gate is not None
+        gone = []
+        if self.gate.reread():
+            for routing_id, guest in self._peers.guests():
+                if self.gate.tenant_of(guest.key) != guest.tenant:
+                    reason = "this daemon's operator does not trust this client's key any more, or changed its tenant"
+                    self.reject(routing_id, "AccessDenied", reason, kind="revoked key")
+                    self._peers.forget(routing_id)
+                    gone.append(guest)
+        return gone
 
     def close(self) -> None:
         """Let the last messages out, and take the sockets away."""
         self.socket.setsockopt(zmq.LINGER, 1000)
         self.socket.close()
+        if self.gate is not None:
+            self.gate.close()
         self._context.term()
-        for address in self._addresses:
-            addresses.socket_path(address).unlink(missing_ok=True)
+        for address in self.addresses:
+            if address.startswith("ipc://"):
+                addresses.socket_path(address).unlink(missing_ok=True)

@@ -6,14 +6,18 @@ started. SIGTERM stops, SIGINT drains and then stops, the parent's death stops. 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from plover import addresses
 from plover.daemon.config import DaemonConfig
@@ -31,39 +35,55 @@ __all__ = ["embedded", "serve"]
 log = logging.getLogger("plover.daemon")
 
 
-def serve(config: DaemonConfig, on_ready: Callable[[], None] = lambda: None) -> None:
+def serve(
+    config: DaemonConfig,
+    on_ready: Callable[[], None] = lambda: None,
+    on_bound: Callable[[tuple[str, ...]], None] = lambda _: None,
+) -> None:
     """Run a daemon until it has been told to end, and has.
 
     Args:
         config: how it is to run.
         on_ready: called once, when clients can connect.
+        on_bound: called just before, with the addresses; tcp ones with the ports that they got.
 
     Raises:
-        AccessDenied: a socket's directory is not private, or another daemon serves there.
+        AccessDenied: a socket's directory is not private, another daemon serves there, or a key file is open to others.
         DeviceError: the devices that were asked for cannot be had.
-        PloverError: the launcher is not built yet.
+        PloverError: the launcher is not built yet, or a tcp address cannot be bound.
     """
     if config.launcher != "process":
         raise PloverError(f"the launcher {config.launcher!r} is not built yet: start with `--launcher process`")
     devices = find_devices(config.devices, config.simulated_memory_bytes)
+    _raise_descriptor_limit()
+    directories = _socket_directories(config)
     addresses.make_directory(config.state_dir)
-    secret = _claim(config)
+    lock = _lock(config.state_dir)
+    secret = addresses.secret_for(directories)
     scheduler = Scheduler(
         SchedulerConfig(devices=devices, environments=(Environment("default", PYTHON),), limits=config.scheduler_limits)
     )
     launcher = ProcessLauncher(config.state_dir)
-    shell = Shell(config, devices, scheduler, launcher, secret)
     try:
+        shell = Shell(config, devices, scheduler, launcher, secret)
+    except BaseException:
+        launcher.close()
+        raise
+    shell.config = config = msgspec.structs.replace(config, addresses=_for_clients(shell, config))
+    try:
+        _let_guests_in(shell)
         _listen_to_signals(shell)
         if config.parent_fd is not None:
             shell.watch(config.parent_fd, shell.leave)
         log.info(
             "daemon %d serves %s on %s", os.getpid(), ", ".join(config.addresses), ", ".join(d.id for d in devices)
         )
+        on_bound(config.addresses)
         on_ready()
         shell.run()
     finally:
         shell.close()
+        os.close(lock)
         log.info("daemon %d has ended", os.getpid())
 
 
@@ -92,18 +112,75 @@ def embedded(directory: str, parent_fd: str, ready_fd: str) -> None:
         sys.exit(1)
 
 
-def _claim(config: DaemonConfig) -> bytes:
-    """Make the sockets' directories private to this user, and write a fresh secret into each."""
+def _for_clients(shell: Shell, config: DaemonConfig) -> tuple[str, ...]:
+    """What is bound, without the workers' address, which comes last."""
+    return shell.post.addresses[: len(config.addresses)]
+
+
+def _let_guests_in(shell: Shell) -> None:
+    """Who comes over tcp is asked for a key, and whose key is revoked leaves at once."""
+    gate = shell.post.gate
+    if gate is None:
+        return
+    shell.watch(gate.zap.fileno(), gate.answer)
+
+    def reread() -> None:
+        for guest in shell.post.forget_distrusted():
+            log.info("a guest of tenant %s is not trusted any more; its calls are cancelled", guest.tenant)
+            shell.happen(e.ClientGone(tenant=guest.tenant, client=guest.client))
+
+    shell.watch(gate.changes, reread)
+
+
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as this process may have: each client is one, each worker five, and libzmq aborts without any."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _lock(directory: Path) -> int:
+    """Be the only daemon with this state directory, for as long as the returned descriptor is open.
+
+    Raises:
+        AccessDenied: another one has it.
+    """
+    path = directory / "lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise AccessDenied(
+            f"the state directory {directory} is used by the daemon with pid {owner}: stop that one with `plover stop`, "
+            "or give this one another with --state-dir"
+        ) from None
+    os.ftruncate(fd, 0)
+    os.write(fd, str(os.getpid()).encode())
+    return fd
+
+
+def _socket_directories(config: DaemonConfig) -> list[Path]:
+    """The directories of the sockets that are to be bound, each once, private to this user.
+
+    Raises:
+        AccessDenied: a directory is not private, a daemon serves there, or something else lies where a socket is to be.
+    """
     directories: list[Path] = []
     for address in config.addresses:
+        if isinstance(addresses.parse_bind(address), addresses.Tcp):
+            continue
         path = addresses.socket_path(address)
         addresses.make_directory(path.parent)
         if path.exists() and addresses.is_alive(path):
             raise AccessDenied(
                 f"a daemon serves {address} already: stop it with `plover stop`, or bind another address"
             )
+        if path.exists() and not path.is_socket():
+            raise AccessDenied(f"{path} exists and is no socket: bind another path, or move that file away")
         directories.append(path.parent)
-    return addresses.new_secret(dict.fromkeys(directories))
+    return list(dict.fromkeys(directories))
 
 
 def _listen_to_signals(shell: Shell) -> None:

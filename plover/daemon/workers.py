@@ -60,6 +60,7 @@ class WorkerRecord:
                 marker=self.word,
                 stdout_fd=self.output.stdout_fd,
                 stderr_fd=self.output.stderr_fd,
+                records_fd=self.output.records.worker_fd,
                 page_fd=self._page_fd,
             )
         )
@@ -70,6 +71,13 @@ class WorkerRecord:
         """At its death: the attempt that it had begun and not reported, which ran or may have run."""
         last = self.page.last()
         return last if last in self.sent else None
+
+    def owes_results(self) -> bool:
+        """At its death: attempts that its page says have ended are among those sent whose results have not come."""
+        last = self.page.last()
+        if last not in self.sent:
+            return False
+        return self.sent.index(last) > 0 or self.page.running()[0] is None
 
     def expect(self, call: int, attempt: int) -> None:
         """An attempt is being sent to it."""
@@ -96,7 +104,6 @@ class Workers:
         self._limits = limits
         self._by_number: dict[int, WorkerRecord] = {}
         self._by_token: dict[bytes, WorkerRecord] = {}
-        self._by_pipe: dict[int, WorkerRecord] = {}
 
     def __iter__(self) -> Iterator[WorkerRecord]:
         return iter(self._by_number.values())
@@ -108,17 +115,11 @@ class Workers:
         """A worker that is about to be launched."""
         worker = WorkerRecord(number, nest, self._limits)
         self._by_number[number] = self._by_token[worker.token] = worker
-        for pipe in worker.output.pipes:
-            self._by_pipe[pipe.fd] = worker
         return worker
 
     def find(self, number: int) -> WorkerRecord | None:
         """A worker by its number."""
         return self._by_number.get(number)
-
-    def of_pipe(self, fd: int) -> WorkerRecord:
-        """The worker that writes into a pipe."""
-        return self._by_pipe[fd]
 
     def admit(self, token: bytes, routing_id: bytes) -> WorkerRecord | None:
         """A worker says hello; None if nobody was launched with this token, or it was used before."""
@@ -132,6 +133,4 @@ class Workers:
         worker = self._by_number.pop(number, None)
         if worker is not None:
             self._by_token.pop(worker.token, None)
-            for pipe in worker.output.pipes:
-                del self._by_pipe[pipe.fd]
         return worker

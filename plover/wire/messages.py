@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from plover.wire.records import Record
+
 # -- bytes -------------------------------------------------------------------------------------------------------------
 
 
@@ -66,6 +68,8 @@ class CallOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     retries: int = 0
     priority: int = 0
     environment: str = "default"
+    log_level: int = 30
+    output: Literal["show", "capture"] = "show"
 
 
 class Timings(msgspec.Struct, frozen=True, array_like=True):
@@ -95,6 +99,9 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         attempt: 1 for the first try.
         warm: the worker already held the live function.
         simulated: it ran on a simulated device: none of these times says anything about a GPU.
+        stdout: what it wrote, with ``output="capture"``.
+        stderr: the same.
+        records: its log records and warnings, with ``output="capture"``.
     """
 
     queue_s: float | None = None
@@ -106,6 +113,14 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     attempt: int = 0
     warm: bool | None = None
     simulated: bool | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    records: tuple[Record, ...] = ()
+
+    def _repr_html_(self) -> str:
+        from plover.notebook import receipt_html
+
+        return receipt_html(self)
 
 
 # -- client → daemon ---------------------------------------------------------------------------------------------------
@@ -211,10 +226,12 @@ class PayloadWanted(Message, frozen=True, tag="payload-wanted"):
 
 
 class Output(Message, frozen=True, tag="output"):
-    """What a call wrote to its stdout (1) or stderr (2), as it was written."""
+    """What a call wrote to its stdout (1) or stderr (2), as it was written, or its log records and warnings (3), as
+    `plover.wire.records` has them.
+    """
 
     submission: int
-    stream: Literal[1, 2]
+    stream: Literal[1, 2, 3]
     data: bytes
 
 
@@ -267,13 +284,16 @@ class WorkerHello(Message, frozen=True, tag="worker-hello"):
 
 
 class Finished(Message, frozen=True, tag="finished"):
-    """An attempt ended: with a value, with the user's exception, or interrupted."""
+    """An attempt ended: with a value, with the user's exception, or interrupted. `records`: it wrote log records or
+    warnings, which are in the pipe.
+    """
 
     call: int
     attempt: int
     status: Literal["succeeded", "failed", "interrupted"]
     timings: Timings
     packed: Packed = ()
+    records: bool = False
 
     def described(self) -> Packed:
         """The value or the exception."""
@@ -297,7 +317,7 @@ class Unwell(Message, frozen=True, tag="unwell"):
 
 
 class Run(Message, frozen=True, tag="run"):
-    """Run an attempt. `call_id` and `name` are for the user's eyes."""
+    """Run an attempt. `call_id` and `name` are for the user's eyes; `log_level` is the least that the caller wants to see."""
 
     call: int
     attempt: int
@@ -306,6 +326,7 @@ class Run(Message, frozen=True, tag="run"):
     function: bytes
     arguments: Packed
     payload: Packed | None = None
+    log_level: int = 30
 
     def described(self) -> Packed:
         """Arguments, and the payload where it comes along."""

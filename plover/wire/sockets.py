@@ -15,7 +15,17 @@ from typing import Any
 import zmq
 import zmq.backend
 
-__all__ = ["NO_COPY_SIZE", "Oversized", "Socket", "has_message", "poll", "receive", "receive_with_identity", "send", "send_copies"]
+__all__ = [
+    "NO_COPY_SIZE",
+    "Oversized",
+    "Socket",
+    "has_message",
+    "poll",
+    "receive",
+    "receive_with_identity",
+    "send",
+    "send_copies",
+]
 
 Socket = zmq.Socket[bytes]
 

@@ -52,14 +52,14 @@ def run(
         die_with_parent(signal.SIGKILL, zygote)
         become_subreaper()
         wakeups.restore()
-        page_fd = _take_descriptors(descriptors)
+        records_fd, page_fd = _take_descriptors(descriptors)
         _set_limits()
         _restore(environment)
         _reseed()
         _raise_blas_threads(blas)
         from plover_runtime import worker
 
-        worker.main(prepare, fork, page_fd)
+        worker.main(prepare, fork, records_fd, page_fd)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BaseException:
@@ -77,15 +77,15 @@ def run(
 
 
 # Streams that live as long as the process, hence no context managers.
-def _take_descriptors(descriptors: list[int]) -> int:
-    """Put the pipes in place, close everything else, and return the page's descriptor."""
-    stdout_fd, stderr_fd, page_fd = descriptors
+def _take_descriptors(descriptors: list[int]) -> tuple[int, int]:
+    """Put the pipes in place, close everything else, and return the descriptors of the records' pipe and the page."""
+    stdout_fd, stderr_fd, records_fd, page_fd = descriptors
     os.dup2(stdout_fd, 1)
     os.dup2(stderr_fd, 2)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd > 2 and fd != page_fd:
+        if fd > 2 and fd not in (records_fd, page_fd):
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(fd)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -96,7 +96,7 @@ def _take_descriptors(descriptors: list[int]) -> int:
     with contextlib.suppress(Exception):  # the same for what C code prints; a libc without the symbol goes without
         libc = ctypes.CDLL(None)
         libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, _IOLBF, ctypes.c_size_t(0))
-    return page_fd
+    return records_fd, page_fd
 
 
 def _set_limits() -> None:

@@ -113,9 +113,9 @@ class Invoker:
             self._device.synchronize()
             times[2] = time.monotonic()
             return "succeeded", self._pack(value, function, run)
-        except Exception as error:
-            return "failed", self._fail(error, function, run)
-        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        except Interrupted:
+            raise
+        except BaseException as error:  # SystemExit, KeyboardInterrupt, CancelledError and the user's own, too
             return "failed", self._fail(error, function, run)
 
     def _leave_if_forked(self) -> None:
@@ -128,7 +128,7 @@ class Invoker:
 
     def _pack(self, value: Any, function: LiveFunction, run: m.Run) -> list[serialize.Buffer]:
         with function.classes.entered():
-            packed = serialize.pack(value, (self._device.reduce, function.classes.reduce))
+            packed = serialize.pack_result(run.name, value, (self._device.reduce, function.classes.reduce))
         size = sum(buffer.nbytes if isinstance(buffer, memoryview) else len(buffer) for buffer in packed)
         if size > self._limit:
             raise PayloadTooLarge(

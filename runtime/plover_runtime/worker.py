@@ -18,6 +18,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
+import msgspec
 import zmq
 
 from plover import context
@@ -27,9 +28,10 @@ from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
 from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
+from plover_runtime.records import Records
 
 
-def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> NoReturn:
+def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int) -> NoReturn:
     """Be a worker, until the daemon or the device ends it."""
     context.enter_worker()
     page = StatusPage(page_fd)
@@ -38,6 +40,7 @@ def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> NoReturn:
     started = time.monotonic()
     device = open_device(prepare.device_kind, prepare.devices)
     output = _Output(fork.marker)
+    records = Records(records_fd)
     zmq_context = zmq.Context()
     socket = zmq_context.socket(zmq.DEALER)
     socket.setsockopt(zmq.SNDHWM, 0)
@@ -49,12 +52,15 @@ def main(prepare: m.Prepare, fork: m.Fork, page_fd: int) -> NoReturn:
     while True:
         incoming = codec.TO_WORKER.read(sockets.receive(socket, wait=True))
         run = incoming.message
+        records.begin(pack(run.call, run.attempt), run.log_level)
         try:
             finished, body = invoker.run(incoming)
         except PayloadAbsent:
             socket.send_multipart(codec.write(m.PayloadMissing(run.call, run.attempt), incoming.incarnation))
             continue
         output.complete(pack(run.call, run.attempt))
+        if records.used:
+            finished = msgspec.structs.replace(finished, records=True)
         # Sent as copies: the function may go on changing an array that it returned and also kept.
         sockets.send_copies(socket, codec.write(finished, incoming.incarnation, body))
         output.restore()
@@ -74,12 +80,13 @@ def _interrupter(page: StatusPage):  # type: ignore[no-untyped-def]
 
 
 class _Output:
-    """The worker's end of its output pipes: private duplicates, which a user's `dup2` does not reach."""
+    """The worker's end of its output pipes (private duplicates, which a user's `dup2` does not reach), and its directory."""
 
     def __init__(self, word: bytes) -> None:
         self._word = word
         self._fds = (os.dup(1), os.dup(2))
         self._streams = [sys.stdout, sys.stderr]
+        self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
         self._libc = ctypes.CDLL(None)
 
     def complete(self, attempt: int) -> None:
@@ -96,7 +103,8 @@ class _Output:
             os.write(fd, marker)
 
     def restore(self) -> None:
-        """The next attempt writes where this one was to, whatever this one closed, replaced or redirected."""
+        """The next attempt writes where this one was to, and begins where it began, whatever this one closed or changed."""
+        os.fchdir(self._directory)
         for index, (fd, name) in enumerate(zip(self._fds, ("stdout", "stderr"), strict=True)):
             os.dup2(fd, index + 1)
             if self._streams[index].closed:

@@ -35,6 +35,8 @@ PACKET_LIMIT = 64 * 1024
 _DESCRIPTORS_LIMIT = 8
 #: So long the zygote waits at its end for what it has killed; the keeper waits for the rest.
 _END_GRACE_S = 2.0
+#: At a limit of processes, so long a fork is tried again while leftovers die that may fill it.
+_ROOM_S = 1.0
 #: A kill that the kernel counted explains a SIGKILL that is reaped up to this long afterwards.
 _MEMORY_KILL_S = 1.0
 
@@ -46,10 +48,14 @@ class Zygote:
         address: the path of the daemon's socket.
         token: what proves this nest to the daemon.
         environment: what the zygote changed in its environment for itself, and workers get back.
+        fork: makes a process, as `os.fork` does.
     """
 
-    def __init__(self, address: str, token: bytes, environment: dict[str, str | None]) -> None:
+    def __init__(
+        self, address: str, token: bytes, environment: dict[str, str | None], fork: Callable[[], int] = os.fork
+    ) -> None:
         self._environment = environment
+        self._os_fork = fork
         self._workers: dict[int, int] = {}  # pid → worker's number; exactly the workers not yet reaped
         self._prepare: m.Prepare | None = None  # set once, by the first packet
         self._daemon_fd = -1  # the daemon's pidfd, from Prepare on
@@ -144,16 +150,15 @@ class Zygote:
     # -- workers -------------------------------------------------------------------------------------------------------
 
     def _fork(self, fork: m.Fork, descriptors: list[int]) -> None:
-        if self._prepare is None or len(descriptors) != 3:
+        if self._prepare is None or len(descriptors) != 4:  # stdout, stderr, records, page
             self._send(m.ForkFailed(worker=fork.worker, reason=f"{len(descriptors)} descriptors came, or no Prepare"))
             return
         sys.stdout.flush()  # what lies in a buffer at the fork would be written twice
         sys.stderr.flush()
         zygote = os.getpid()
         try:
-            pid = os.fork()
-        except OSError as error:  # EAGAIN at a limit of processes, ENOMEM: leftovers may be what fills it
-            self._look_after_children()
+            pid = self._fork_process()
+        except OSError as error:
             self._send(m.ForkFailed(worker=fork.worker, reason=f"fork failed: {error.strerror}"))
             return
         if pid == 0:
@@ -171,14 +176,42 @@ class Zygote:
         finally:
             os.close(pidfd)
 
-    def _look_after_children(self) -> None:
-        """Reap what has died, tell of the workers among it, and kill what they left: every child but live workers."""
+    def _fork_process(self) -> int:
+        """Fork. At a limit of processes (EAGAIN), or of memory, leftovers may be what fills it: sweep, and try again
+        as they die.
+        """
+        give_up = time.monotonic() + _ROOM_S
+        while True:
+            try:
+                return self._os_fork()
+            except OSError:
+                if not self._make_room(give_up):
+                    raise
+
+    def _make_room(self, give_up: float) -> bool:
+        """Whether something has died, by a sweep or by itself. While what was swept dies, it is waited for."""
+        poll = select.poll()
+        poll.register(self._wakeups.fd, select.POLLIN)
+        while True:
+            self._wakeups.clear()
+            died, dying = self._look_after_children()
+            left_s = give_up - time.monotonic()
+            if died or not dying or left_s <= 0 or self._wakeups.terminated:
+                return died and left_s > 0
+            poll.poll(left_s * 1000)
+
+    def _look_after_children(self) -> tuple[bool, bool]:
+        """Reap what has died, tell of the workers among it, and kill what they left: every child but live workers.
+
+        Returns whether something had died, and whether something was killed that has not.
+        """
         deaths, left = reap()
         killed = self._memory_kills.happened() if deaths else False
         for death in deaths:
             self._tell_exit(death, out_of_memory=killed and death.signal == signal.SIGKILL)
-        if left:
-            kill(pid for pid in children() if pid not in self._workers)
+        leftovers = [pid for pid in children() if pid not in self._workers] if left else []
+        kill(leftovers)
+        return bool(deaths), bool(leftovers)
 
     def _tell_exit(self, death: Death, *, out_of_memory: bool) -> None:
         worker = self._workers.pop(death.pid, None)
@@ -190,8 +223,9 @@ class MemoryKills:
     """The kernel's count of processes that it killed for memory, in this process's cgroup.
 
     Assumes: nothing about the host but Linux. cgroup v2 has the count in `memory.events`, v1 in `memory.oom_control`;
-    at the root of either there is only the host's own, in /proc/vmstat. In a container the cgroup's path may be the
-    host's, which is not visible, while the mount shows the container's: hence both are tried.
+    at the root of either there is only the host's own, in /proc/vmstat. Under v2 a cgroup may go without the memory
+    controller: then it is its nearest ancestor with one that is charged, and counts. In a container the cgroup's path may
+    be the host's, which is not visible, while the mount shows the container's: hence the root is tried in the end.
     """
 
     def __init__(self) -> None:
@@ -205,13 +239,16 @@ class MemoryKills:
         with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:
             for line in file:
                 _, controllers, path = line.rstrip("\n").split(":", 2)
+                nearest = path.rstrip("/")
                 if controllers == "":
                     name, roots = "memory.events", ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+                    parts = nearest.split("/")
+                    groups = ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]  # the last is the root: ""
                 elif "memory" in controllers.split(","):
-                    name, roots = "memory.oom_control", ["/sys/fs/cgroup/memory"]
+                    name, roots, groups = "memory.oom_control", ["/sys/fs/cgroup/memory"], [nearest, ""]
                 else:
                     continue
-                paths += [f"{root}{path.rstrip('/')}/{name}" for root in roots] + [f"{root}/{name}" for root in roots]
+                paths += [f"{root}{group}/{name}" for group in groups for root in roots]
         return [*paths, "/proc/vmstat"]
 
     @staticmethod

@@ -18,6 +18,7 @@ import pytest
 from plover.daemon.launchers.base import Launcher, NestEnded, NestPrepared, WorkerEnded, WorkerForked
 from plover.daemon.launchers.process import ProcessLauncher
 from tests.support.launching import Rig, descendants, leave_processes, open_descriptors, state, wait_gone
+from tests.support.preconditions import needs
 
 #: A death is told within 100 ms on a quiet machine; tests share theirs.
 TOLD_S = 1.0
@@ -167,8 +168,9 @@ def test_output_comes_line_by_line_and_survives_a_kill(rig: Rig, monkeypatch: py
 
 
 def test_the_zygote_has_one_thread_and_touched_no_driver(rig: Rig) -> None:
-    if not importlib.util.find_spec("cupy") or not importlib.util.find_spec("numba"):
-        pytest.skip("neither CuPy nor Numba is here to touch one")
+    needs(
+        importlib.util.find_spec("cupy") and importlib.util.find_spec("numba"), "CuPy and Numba, which could touch one"
+    )
     nest = rig.start_nest(device_kind="cuda", devices=("0",))
     maps = Path(f"/proc/{nest.pid}/maps").read_text()
     assert "numpy" in maps

@@ -14,6 +14,7 @@ import pytest
 from plover.daemon.launchers.base import NestEnded, WorkerEnded
 from plover.daemon.launchers.process import ProcessLauncher
 from tests.support.launching import Rig, descendants, leave_processes, parent, wait_gone
+from tests.support.preconditions import needs
 
 
 @pytest.fixture
@@ -129,11 +130,14 @@ def test_the_environment_of_a_cuda_nest_names_its_devices(begin: Callable[..., R
 
 @pytest.fixture
 def contained(begin: Callable[..., Rig], tmp_path: Path) -> Rig:
-    """A launcher whose nests are namespaces of their own."""
-    enter = "exec unshare --pid --fork --mount-proc --kill-child env -u PLOVER_DAEMON_PID"
-    python = _script(tmp_path / "python", f'{enter} "{sys.executable}" "$@"')
-    if subprocess.run([python, "-c", ""], capture_output=True).returncode:
-        pytest.skip("this user may not make a PID namespace")
+    """A launcher whose nests are namespaces of their own; who may not make one may as root of a user namespace."""
+    for user in ("", " --user --map-root-user"):
+        enter = f"exec unshare{user} --pid --fork --mount-proc --kill-child env -u PLOVER_DAEMON_PID"
+        python = _script(tmp_path / "python", f'{enter} "{sys.executable}" "$@"')
+        if not subprocess.run([python, "-c", ""], capture_output=True).returncode:
+            break
+    else:
+        needs(False, "unshare(1), and a user who may make a PID namespace with it")
     return begin(python=python)
 
 
@@ -181,6 +185,5 @@ def test_blas_has_its_threads_back_in_a_worker(begin: Callable[..., Rig]) -> Non
 
     rig = begin()
     threads = rig.run(rig.start_worker(rig.start_nest().nest), count)
-    if threads is None:
-        pytest.skip("this NumPy has another BLAS")
+    needs(threads is not None, "a NumPy with its wheels' OpenBLAS")
     assert threads == int(os.environ.get("OPENBLAS_NUM_THREADS") or len(os.sched_getaffinity(0)))

@@ -15,8 +15,7 @@ from typing import TypeVar
 
 import pytest
 
-from plover.daemon.launchers import processes, strangers
-from plover.daemon.launchers import zygotes as module
+from plover.daemon.launchers import nests, processes, strangers
 from plover.daemon.launchers.base import (
     AnyNews,
     NestEnded,
@@ -53,9 +52,14 @@ prepare, (daemon,) = hear()
 say(m.Prepared(0.5, m.Versions("0", "3.11")))
 """
 _FORK = """
+import ctypes
 fork, descriptors = hear()
+zygote = os.getpid()
 worker = os.fork()
 if worker == 0:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no test leaves it behind
+    if os.getppid() != zygote:
+        os._exit(0)
     connection.close()
     signal.pause()
 """
@@ -100,7 +104,16 @@ class Daemon:
         with open(os.devnull) as null:
             fd = null.fileno()
             self.zygotes.start_worker(
-                WorkerSpec(worker=number, nest=1, token=b"t", marker=b"m", stdout_fd=fd, stderr_fd=fd, page_fd=fd)
+                WorkerSpec(
+                    worker=number,
+                    nest=1,
+                    token=b"t",
+                    marker=b"m",
+                    stdout_fd=fd,
+                    stderr_fd=fd,
+                    records_fd=fd,
+                    page_fd=fd,
+                )
             )
 
     def until(self, found: Callable[[], T | None]) -> T:
@@ -292,7 +305,7 @@ def test_a_zygote_that_does_not_read_fails_forks_and_blocks_nobody(daemon: Daemo
 
 
 def test_a_status_that_never_comes_is_unknown_after_a_while(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STATUS_GRACE_S", 0.05)
+    monkeypatch.setattr(nests, "STATUS_GRACE_S", 0.05)
     daemon.open_nest(_FORK + "say(m.Forked(7, 1), os.pidfd_open(worker))\nhear()")
     daemon.expect(NestPrepared)
     daemon.start_worker()
@@ -320,7 +333,7 @@ def test_a_status_before_the_hang_up_is_not_lost(daemon: Daemon) -> None:
 
 
 def test_what_cannot_be_killed_is_given_up(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "END_GRACE_S", 0.05)
+    monkeypatch.setattr(nests, "END_GRACE_S", 0.05)
     monkeypatch.setattr(processes, "send_signal", lambda *_: None)
     daemon.open_nest(_FORK + "say(m.Forked(7, 1), os.pidfd_open(worker))\nsignal.pause()", kill=False)
     daemon.expect(NestPrepared)
@@ -328,7 +341,7 @@ def test_what_cannot_be_killed_is_given_up(daemon: Daemon, monkeypatch: pytest.M
     forked = daemon.expect(WorkerForked)
     daemon.zygotes.stop_nest(1)
     assert "could not be killed" in daemon.expect(NestEnded).reason
-    assert daemon.kills == [1] * module.KILLS
+    assert daemon.kills == [1] * nests.KILLS
     assert [type(item) for item in daemon.news] == [NestPrepared, WorkerForked, WorkerEnded, NestEnded]
     os.kill(forked.pid, 9)
     assert wait_gone(forked.pid)

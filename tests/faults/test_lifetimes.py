@@ -17,6 +17,7 @@ import pytest
 from plover.daemon.launchers.base import NestEnded, WorkerEnded
 from plover.daemon.launchers.process import ProcessLauncher
 from tests.support.launching import Rig, descendants, leave_processes, parent, state, wait_gone
+from tests.support.preconditions import needs
 
 #: Milliseconds on a quiet machine; what a test waits for is that it happens at all, and soon.
 GONE_S = 3.0
@@ -205,8 +206,9 @@ def test_a_forked_child_of_user_code_is_no_second_worker(rig: Rig) -> None:
 
 def test_a_child_of_user_code_that_is_killed_for_memory_is_told(tmp_path: Path) -> None:
     group = _memory_group(tmp_path)
+    needs(group, "a memory cgroup that this process may divide")
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\necho $$ > "{group}/cgroup.procs"\nexec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\necho $$ > "{group}/cgroup.procs" || exit 1\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o700)
     rig = Rig(ProcessLauncher(tmp_path / "launcher", python=str(python)), tmp_path)
     try:
@@ -228,27 +230,40 @@ def test_a_child_of_user_code_that_is_killed_for_memory_is_told(tmp_path: Path) 
         os.rmdir(group)
 
 
-def _memory_group(folder: Path) -> Path:
-    """A cgroup of 256 MiB below this process's own; skips where there is none to be had."""
+def _memory_group(folder: Path) -> Path | None:
+    """A new cgroup of 256 MiB, below this process's own or as near above it as one may be made; None if none may be."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "memory":
+        if "memory" in controllers.split(","):
             root, limit = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
-        elif not controllers and "memory" in _controllers(Path(f"/sys/fs/cgroup{path}")):
+        elif not controllers:
             root, limit = Path("/sys/fs/cgroup"), "memory.max"
         else:
             continue
-        group = Path(f"{root}{path}") / f"plover-{os.getpid()}-{folder.name[-8:]}"
-        try:
-            group.mkdir()
-            (group / limit).write_text(str(256 << 20))
-        except OSError:
-            continue
-        return group
-    pytest.skip("no memory cgroup that this process may divide")
+        own = root / path.lstrip("/")
+        for above in (own, *own.parents):
+            if above.is_relative_to(root) and (controllers or "memory" in _delegated(above)):
+                group = _group(above / f"plover-{os.getpid()}-{folder.name[-8:]}", limit)
+                if group is not None:
+                    return group
+    return None
 
 
-def _controllers(group: Path) -> list[str]:
+def _group(group: Path, limit: str) -> Path | None:
+    """Make a cgroup, limit it, and see that a process may enter it: one that may not would not be limited."""
+    try:
+        group.mkdir()
+    except OSError:
+        return None
+    enter = ["/bin/sh", "-c", f'echo {256 << 20} > "{group}/{limit}" && echo $$ > "{group}/cgroup.procs"']
+    if subprocess.run(enter, capture_output=True).returncode:
+        group.rmdir()
+        return None
+    return group
+
+
+def _delegated(group: Path) -> list[str]:
+    """The controllers that cgroups below this one have."""
     try:
         return (group / "cgroup.subtree_control").read_text().split()
     except OSError:

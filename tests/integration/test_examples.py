@@ -53,6 +53,37 @@ def test_edges_are_those_that_numpy_finds(tmp_path: Path) -> None:
     assert np.abs(drawn - np.uint8(255 * np.clip(expected / 2, 0, 1)).astype(np.int64)).max() <= 1
 
 
+def test_many_calls_estimate_pi() -> None:
+    found = re.fullmatch(r"pi is ([\d.]+) ± ([\d.]+), from 32 calls\n", _run(_example("map_progress.py")))
+    assert found is not None
+    assert abs(float(found[1]) - np.pi) < 6 * float(found[2]) + 0.001
+
+
+def test_calls_from_asyncio() -> None:
+    assert _run(_example("asynchronous.py")).splitlines() == [
+        "together: [2.0, 4.0, 6.0]",
+        "as futures: [2.0, 4.0, 6.0]",
+        "too slow: run",
+        "cancelled: True",
+    ]
+
+
+def test_errors_as_they_look() -> None:
+    assert _run(_example("errors.py")).splitlines() == [
+        "return float(cp.asarray(values).sum()) / len(values)",
+        "the last words",
+        "signal 9, last output 'the last words'",
+        "stopped in its run after 0.2 s",
+        "<lambda> → global 'file' → io.TextIOWrapper",
+        "and the next call works: 2.0",
+    ]
+
+
+def test_examples_are_short() -> None:
+    for path in (_ROOT / "examples").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 60, path.name
+
+
 def test_kmeans_agrees_with_scikit_learn() -> None:
     output = _run(_example("kmeans.py"))
     found = re.search(r"agreement with scikit-learn: ([\d.]+)% of labels, inertia ([\d.e+-]+) apart", output)
@@ -105,8 +136,9 @@ def test_the_readme_names_every_error_and_every_option() -> None:
     for name in errors.__all__:
         assert f"`{name}`" in text or f"`plover.{name}`" in text, name
     said = text.partition("\nOptions: ")[2].partition("\n\n")[0]
-    known = set(re.findall(r"^ {12}(\w+): ", options.parse_options.__doc__ or "", re.MULTILINE))
-    assert known == {name for name in re.findall(r"`(\w+)`", said) if name not in ("True", "TypeError")}
+    assert set(options.Options.__annotations__) == {
+        name for name in re.findall(r"`(\w+)`", said) if name not in ("True", "TypeError")
+    }
 
 
 def test_the_configuration_names_every_option_of_every_command() -> None:

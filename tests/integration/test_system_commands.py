@@ -15,7 +15,7 @@ import pytest
 
 import plover
 from plover import gpu_function
-from tests.support.daemons import PATIENCE_S, Daemon, Fifo, Mark, daemon, read_line
+from tests.support.daemons import PATIENCE_S, Daemon, Fifo, Mark, daemon, read_line, script
 from tests.support.daemons import plover as command
 
 
@@ -68,7 +68,7 @@ def test_status_by_the_environments_address(daemon: Daemon, monkeypatch: pytest.
 @pytest.mark.parametrize("name", ["status", "stop", "drain"])
 def test_without_a_daemon_the_others_say_how_to_start_one(name: str, mark: Mark) -> None:
     code, out, errors = command(name, "--address", f"ipc://{mark.directory}/none.sock")
-    assert (code, out) == (1, "")
+    assert (code, out) == (1, ""), errors
     assert errors.startswith("plover: no daemon")
     assert "plover start" in errors
     assert errors.count("\n") == 1
@@ -117,22 +117,39 @@ def test_a_second_start_on_the_same_address_is_refused(daemon: Daemon, mark: Mar
         assert gpu_function(lambda: 1)() == 1
 
 
+def test_a_second_daemon_with_the_same_state_directory_is_refused(daemon: Daemon, mark: Mark) -> None:
+    address = f"ipc://{mark.directory}/other/d.sock"
+    reason = _refused(mark, "--bind", address, "--state-dir", str(daemon.state))
+    assert f"is used by the daemon with pid {daemon.pid}" in reason
+    assert "--state-dir" in reason
+    with plover.connect(daemon.address):
+        assert gpu_function(lambda: 1)() == 1
+
+
+def test_what_is_no_socket_and_no_secret_is_not_overwritten(mark: Mark) -> None:
+    directory = mark.directory / "mine"
+    directory.mkdir(mode=0o700)
+    (directory / "d.sock").write_text("precious")
+    assert "exists and is no socket" in _refused(mark, "--bind", f"ipc://{directory}/d.sock")
+    (directory / "secret").write_text("precious")
+    assert "is no secret of Plover's" in _refused(mark, "--bind", f"ipc://{directory}/e.sock")
+    assert {path.name: path.read_text() for path in directory.iterdir()} == {"d.sock": "precious", "secret": "precious"}
+
+
+def test_a_daemon_takes_the_descriptors_that_it_may_have(daemon: Daemon) -> None:
+    limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+    soft, hard = re.search(r"Max open files\s+(\d+)\s+(\d+)", limits).groups()  # type: ignore[union-attr]
+    assert soft == hard
+
+
 def test_a_bind_in_a_directory_that_others_can_enter_is_refused(mark: Mark) -> None:
     open_directory = mark.directory / "open"
     open_directory.mkdir()
     open_directory.chmod(0o755)
     reason = _refused(mark, "--bind", f"ipc://{open_directory}/d.sock")
     assert "can be entered by others (mode 755)" in reason
-    assert "chmod 700" in reason
+    assert "in a directory that is made for it" in reason
     assert list(open_directory.iterdir()) == []
-
-
-def test_tcp_is_refused_with_a_word_about_keys(mark: Mark) -> None:
-    reason = _refused(mark, "--bind", "tcp://127.0.0.1:7707")
-    assert "tcp is not built yet" in reason
-    assert "keys" in reason
-    with pytest.raises(ValueError, match="keys"):
-        plover.connect("tcp://127.0.0.1:7707")
 
 
 def test_docker_is_refused_as_not_built(mark: Mark) -> None:
@@ -148,6 +165,9 @@ def test_docker_is_refused_as_not_built(mark: Mark) -> None:
         (["--bind", "ipc://relative.sock"], "begins with a slash"),
         (["--bind", "ipc:///tmp/" + "x" * 120], "at most 107 bytes"),
         (["--bind", "udp://x"], "no such kind of address"),
+        (["--bind", "tcp://somewhere"], "is not a tcp address: tcp://host:7707 is one"),
+        (["--bind", "tcp://*:99999"], "a port is at most 65535"),
+        (["--bind", "ssh://user@host"], "nothing listens at an ssh address. Bind ipc://"),
         (["--devices", "simulated:0"], "simulated:N"),
         (["--devices", "7"], "there is no GPU '7' here"),
     ],
@@ -210,6 +230,34 @@ def test_sigint_drains(fifos: list[Fifo]) -> None:
         fifos[1].say()
         assert running.result(PATIENCE_S) == "go\n"
         assert own.wait() == 0
+
+
+_SILENT = """
+import os, sys
+from pathlib import Path
+import zmq
+from plover import addresses
+from plover.versions import versions
+from plover.wire import codec, messages as m
+path = addresses.socket_path(sys.argv[1])
+addresses.make_directory(path.parent)
+addresses.secret_for([path.parent])
+router = zmq.Context().socket(zmq.ROUTER)
+router.bind(sys.argv[1])
+print("ready", flush=True)
+routing_id, _ = router.recv_multipart()
+welcome = m.Welcome(1, "default", versions(), 1, 1, os.getpid(), True)
+router.send_multipart([routing_id, *codec.write(welcome, 1)])
+router.recv_multipart()  # it is asked to end, and ends
+os._exit(0)
+"""
+
+
+def test_a_daemon_that_ends_faster_than_it_answers_has_ended(mark: Mark) -> None:
+    with script(_SILENT, f"ipc://{mark.directory}/s/d.sock", mark=mark) as silent:
+        assert silent.line() == "ready"
+        code, out, errors = command("stop", "--address", f"ipc://{mark.directory}/s/d.sock")
+        assert (code, out, errors) == (0, f"plover: daemon {silent.process.pid} has ended\n", "")
 
 
 def test_detach_returns_when_clients_can_connect(mark: Mark) -> None:

@@ -77,7 +77,7 @@ def test_exception_groups_arrive_whole() -> None:
     assert [type(error) for error in caught.value.exceptions] == [ValueError, ExceptionGroup]
 
 
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
 def test_what_would_end_a_process_ends_only_the_call(kind: type[BaseException]) -> None:
     @gpu_function
     def leave() -> tuple[int, int]:
@@ -87,10 +87,33 @@ def test_what_would_end_a_process_ends_only_the_call(kind: type[BaseException]) 
     def pid() -> int:
         return os.getpid()
 
+    @gpu_function
+    def stop() -> None:
+        class Stop(BaseException):
+            pass
+
+        raise BaseExceptionGroup("both", [Stop("mine"), ValueError()])
+
     before = pid()
     with pytest.raises(kind):
         leave()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        stop()
+    assert [type(each).__name__ for each in caught.value.exceptions] == ["Stop", "ValueError"]
     assert pid() == before
+
+
+def test_a_module_that_is_only_here_is_named_in_a_note() -> None:
+    @gpu_function
+    def imports() -> None:
+        import test_system_errors  # noqa: F401
+
+    with pytest.raises(ModuleNotFoundError) as caught:
+        imports()
+    assert caught.value.__notes__ == [
+        "test_system_errors can be imported here, but not where the function ran: install it there, "
+        "or put what the function needs into the script itself"
+    ]
 
 
 _TRACEBACK = """
@@ -332,7 +355,7 @@ def test_what_cannot_travel_is_named_and_nothing_is_sent() -> None:
         holds()
     assert caught.value.path is not None
     assert "holds" in caught.value.path
-    assert caught.value.path.endswith("→ closure 'lock' → _thread.lock")
+    assert caught.value.path.endswith("→ closure 'lock' → threading.Lock")
     with pytest.raises(plover.NotSerializable, match="argument 1"):
         takes(1, lock)
     with pytest.raises(plover.NotSerializable, match="argument 'key'"):

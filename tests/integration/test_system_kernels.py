@@ -222,3 +222,35 @@ def test_a_kernel_submitted_on_a_session(session: plover.Session) -> None:
     assert x.tolist() == [0, 2, 4, 6]
     with pytest.raises(ValueError, match="say how to launch it"):
         session.submit(double, x)
+
+
+def test_a_read_only_array_that_a_kernel_writes_to_is_an_error() -> None:
+    from numba import cuda
+
+    @gpu_function
+    @cuda.jit
+    def fill(x: Any, y: Any) -> None:
+        i = cuda.grid(1)
+        x[i] = y[i]
+
+    x, y = np.zeros(4), np.ones(4)
+    y.flags.writeable = False
+    fill[1, 4](x, y)  # read, it may be
+    assert x.tolist() == [1] * 4
+    x = np.zeros(4)
+    x.flags.writeable = False
+    with pytest.raises(
+        ValueError, match="array argument 0 of the kernel is read-only here, and the kernel wrote to it"
+    ):
+        fill[1, 4](x, y)
+    fill[1, 4](cuda.In(x), y)
+    assert x.tolist() == [0] * 4
+
+
+def test_submodules_that_are_not_simulated_say_so_when_they_are_imported() -> None:
+    @gpu_function
+    def imports() -> None:
+        import cupyx.scipy.ndimage  # noqa: F401
+
+    with pytest.raises(plover.NotSimulated, match=r"cupyx\.scipy is not simulated"):
+        imports()

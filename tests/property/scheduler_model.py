@@ -29,7 +29,15 @@ class ModelWorker:
     begun_at: float | None = None
     known: set[bytes] = field(default_factory=set)
     missing: deque[tuple[int, int]] = field(default_factory=deque)
+    resent: set[tuple[int, int]] = field(default_factory=set)  # missed here, so they may come with their function
+    untold: deque[ev.CallFinished] = field(default_factory=deque)  # ended, but the daemon has not heard of it
+    told_at: float = 0.0  # when the daemon last heard of an end
     interrupted: tuple[int, int] | None = None
+
+    @property
+    def holds(self) -> int:
+        """How many calls it has, as far as the daemon can know."""
+        return len(self.queue) + len(self.missing) + len(self.untold)
 
 
 @dataclass
@@ -40,6 +48,8 @@ class ModelCall:
     tenant: str
     submission: int
     retries: int
+    flow: tuple[object, ...]
+    sent_at: float = 0.0
     outcomes: list[cmd.Outcome] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
     released: bool = False
@@ -59,6 +69,8 @@ class Model:
         self.workers: dict[int, ModelWorker] = {}
         self.calls: dict[int, ModelCall] = {}
         self.seen_at: dict[tuple[str, bytes], float] = {}
+        self.last_run_s: dict[tuple[object, ...], float] = {}  # by flow, as the daemon can know it
+        self.sent_behind = 0  # calls sent to a worker that had others
         self.exits = 0
         self.log: list[cmd.Command] = []
 
@@ -87,7 +99,8 @@ class Model:
     def _note_submission(self, event: ev.CallSubmitted) -> None:
         number = self.scheduler.find_call(event.client, event.submission, event.tenant)
         if number is not None and number not in self.calls:
-            self.calls[number] = ModelCall(event.client, event.tenant, event.submission, event.retries)
+            flow = (event.tenant, event.environment, event.gpu, event.require_gpu, event.function)
+            self.calls[number] = ModelCall(event.client, event.tenant, event.submission, event.retries, flow)
 
     def _carry_out(self, command: cmd.Command) -> None:
         match command:
@@ -106,18 +119,7 @@ class Model:
             case cmd.KillWorker():
                 self.workers[command.worker].killed = True
             case cmd.SendCall():
-                worker = self.workers[command.worker]
-                call = self.calls[command.call]
-                assert worker.ready
-                assert not call.outcomes
-                assert not call.arguments_released
-                assert len(worker.queue) + len(worker.missing) < self.config.limits.dispatched_per_worker
-                if command.with_payload:
-                    worker.known.add(command.function)
-                if command.function in worker.known:
-                    worker.queue.append((command.call, command.attempt, command.function))
-                else:
-                    worker.missing.append((command.call, command.attempt))
+                self._send(command)
             case cmd.InterruptCall():
                 self.workers[command.worker].interrupted = (command.call, command.attempt)
             case cmd.SendOutcome():
@@ -138,6 +140,28 @@ class Model:
                 raise AssertionError(command.reason)
             case _:
                 pass
+
+    def _send(self, command: cmd.SendCall) -> None:
+        worker = self.workers[command.worker]
+        call = self.calls[command.call]
+        assert worker.ready
+        assert not call.outcomes
+        assert not call.arguments_released
+        assert worker.holds < self.config.limits.dispatched_per_worker
+        attempt = (command.call, command.attempt)
+        if worker.holds and attempt not in worker.resent:
+            self.sent_behind += 1
+            assert not command.with_payload, "loading a function may take long"
+            assert self.last_run_s[call.flow] <= self.config.limits.prefetch_s, "it is not known to be short"
+            demand = self.scheduler.world.calls[command.call].flow.demand
+            assert not any(pool.idle for pool in demand.pools), "an idle worker could have taken it"
+        call.sent_at = self.now
+        if command.with_payload:
+            worker.known.add(command.function)
+        if command.function in worker.known:
+            worker.queue.append((*attempt, command.function))
+        else:
+            worker.missing.append(attempt)
 
     # -- what clients, workers, launcher and clock do ------------------------------------------------------------------
 
@@ -162,17 +186,31 @@ class Model:
         assert len(self.calls[call].begun) <= self.calls[call].retries + 1
         return True
 
-    def finish(self, number: int, status: str = "succeeded", size_bytes: int = 10) -> bool:
-        """A worker ends what it runs."""
+    def finish(self, number: int, status: str = "succeeded", size_bytes: int = 10, *, told: bool = True) -> bool:
+        """A worker ends what it runs; the daemon hears of it now, or with `report`."""
         worker = self.workers[number]
         if not worker.running:
             return False
         call, attempt, _ = worker.queue.popleft()
         worker.running = False
-        self.tell(
+        worker.untold.append(
             ev.CallFinished(worker=number, call=call, attempt=attempt, status=status, size_bytes=size_bytes)  # type: ignore[arg-type]
         )
+        if told:
+            self.report(number)
         return True
+
+    def report(self, number: int) -> bool:
+        """What a worker has ended comes to the daemon's ears, in order."""
+        worker = self.workers[number]
+        any_told = bool(worker.untold)
+        while worker.untold:
+            event = worker.untold.popleft()
+            call = self.calls[event.call]
+            self.last_run_s[call.flow] = self.now - max(call.sent_at, worker.told_at)
+            worker.told_at = self.now
+            self.tell(event)
+        return any_told
 
     def miss(self, number: int) -> bool:
         """A worker says that it lacks a function."""
@@ -180,8 +218,18 @@ class Model:
         if not worker.missing:
             return False
         call, attempt = worker.missing.popleft()
+        worker.resent.add((call, attempt))
         self.tell(ev.PayloadMissed(worker=number, call=call, attempt=attempt))
         return True
+
+    def forget(self, number: int) -> None:
+        """A worker drops all functions: what it has not begun will be missed."""
+        worker = self.workers[number]
+        worker.known.clear()
+        for call, attempt, _ in list(worker.queue)[worker.running :]:
+            worker.queue.pop()
+            worker.missing.append((call, attempt))
+        self.miss(number)
 
     def nest_ready(self, number: int) -> None:
         """A nest comes up."""
@@ -248,7 +296,7 @@ class Model:
                 self.worker_gone(number)
             elif not worker.ready:
                 self.worker_ready(number)
-            elif not (self.miss(number) or self.begin(number) or self.finish(number)):
+            elif not (self.report(number) or self.miss(number) or self.begin(number) or self.finish(number)):
                 busy = False
         return busy
 

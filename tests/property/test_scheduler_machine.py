@@ -30,11 +30,12 @@ class DaemonLife(RuleBasedStateMachine):
 
     @initialize(
         host=st.sampled_from(HOSTS),
-        depth=st.sampled_from([1, 1, 3]),
+        depth=st.sampled_from([1, 2, 3, 16, 16]),
+        prefetch_s=st.sampled_from([0.002, 0.002, 0.002, 0.0, 1.5]),
         known=st.sampled_from([1, 8]),
         start=st.booleans(),
     )
-    def boot(self, host: tuple[str, ...], depth: int, known: int, start: bool) -> None:
+    def boot(self, host: tuple[str, ...], depth: int, prefetch_s: float, known: int, start: bool) -> None:
         devices = tuple(
             Device(f"{kind}:{i}", kind, "NVIDIA H100" if kind == "cuda" else "Simulated", 1 << 30)  # type: ignore[arg-type]
             for i, kind in enumerate(host)
@@ -42,6 +43,7 @@ class DaemonLife(RuleBasedStateMachine):
         limits = Limits(
             queued_calls_per_tenant=12,
             dispatched_per_worker=depth,
+            prefetch_s=prefetch_s,
             functions_known_per_worker=known,
             held_result_bytes=50,
             held_result_s=40.0,
@@ -63,7 +65,7 @@ class DaemonLife(RuleBasedStateMachine):
         retries=st.integers(0, 2),
         priority=st.integers(0, 2),
         environment=st.sampled_from(["default", "default", "default", "other", "none"]),
-        count=st.integers(1, 4),
+        count=st.sampled_from([1, 2, 3, 4, 14]),
     )
     def submit(self, who, function, gpu, timeout_s, queue_timeout_s, retries, priority, environment, count) -> None:  # type: ignore[no-untyped-def]
         for _ in range(count):
@@ -82,6 +84,18 @@ class DaemonLife(RuleBasedStateMachine):
                 priority=priority,
             )
             self.model.client_says(event, *who)
+
+    @rule(who=st.sampled_from(CLIENTS), function=st.sampled_from(FUNCTIONS), count=st.sampled_from([3, 8]))
+    def short_calls(self, who: tuple[str, bytes], function: bytes, count: int) -> None:
+        """One after another, until they are known to be short, and then some at once."""
+        for number in range(2 + count):
+            self.submissions[who] += 1
+            event = ev.CallSubmitted(
+                tenant=who[0], client=who[1], submission=self.submissions[who], function=function, python="3.11"
+            )
+            self.model.client_says(event, *who)
+            for _ in range(6 if number < 2 else 0):
+                self.model.answer()
 
     @rule(who=st.sampled_from(CLIENTS), back=st.integers(0, 6), again=st.booleans())
     def repeat(self, who: tuple[str, bytes], back: int, again: bool) -> None:
@@ -134,7 +148,9 @@ class DaemonLife(RuleBasedStateMachine):
     @precondition(lambda self: self.model.workers)
     @rule(
         data=st.data(),
-        what=st.sampled_from(["ready", "begin", "begin", "finish", "finish", "die", "unwell", "forget", "page"]),
+        what=st.sampled_from(
+            ["ready", "begin", "begin", "finish", "finish", "end", "end", "report", "die", "unwell", "forget", "page"]
+        ),
         status=st.sampled_from(["succeeded", "failed", "interrupted"]),
         size_bytes=st.sampled_from([0, 20, 60]),
         oom=st.booleans(),
@@ -142,21 +158,24 @@ class DaemonLife(RuleBasedStateMachine):
     def worker(self, data: st.DataObject, what: str, status: str, size_bytes: int, oom: bool) -> None:
         model = self.model
         number = data.draw(st.sampled_from(sorted(model.workers)))
-        worker = model.workers[number]
         if what == "ready":
             model.worker_ready(number)
         elif what == "begin":
             model.begin(number)
         elif what == "finish":
             model.finish(number, status, size_bytes)
+        elif what == "end":
+            model.finish(number, status, size_bytes, told=False)
+        elif what == "report":
+            model.report(number)
         elif what == "die":
             model.worker_gone(number, out_of_memory=oom)
         elif what == "unwell":
             model.tell(ev.WorkerUnwell(worker=number, reason="sticky"))
         elif what == "forget":
-            worker.known.clear()
-            model.miss(number)
+            model.forget(number)
         else:
+            worker = model.workers[number]
             model.tell(ev.PageRead(worker=number, begun=worker.page, begun_at=worker.begun_at))
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.6, 1.0, 2.0, 5.0, 20.0, 61.0]))

@@ -215,13 +215,16 @@ class Rig:
         """Start a nest and wait until it is prepared."""
         spec = self.spec(**changes)
         self.launcher.start_nest(spec)
-        return self.expect(NestPrepared, nest=spec.nest)
+        self.until(lambda: self.find(NestPrepared, nest=spec.nest) or self.find(NestEnded, nest=spec.nest))
+        prepared = self.find(NestPrepared, nest=spec.nest)
+        assert prepared is not None, self.news
+        return prepared
 
     def ask_worker(self, nest: int) -> Worker:
         """Ask for a worker, and do not wait."""
         worker = Worker(next(self._numbers), nest)
         self.workers[worker.number] = worker
-        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         self.launcher.start_worker(
             WorkerSpec(
                 worker=worker.number,
@@ -230,6 +233,7 @@ class Rig:
                 marker=worker.marker,
                 stdout_fd=pipes[0][1],
                 stderr_fd=pipes[1][1],
+                records_fd=pipes[2][1],
                 page_fd=worker.page_fd,
             )
         )
@@ -244,7 +248,8 @@ class Rig:
         """Start a worker and wait until it has said hello."""
         worker = self.ask_worker(nest)
         worker.pid = self.expect(WorkerForked, worker=worker.number).pid
-        self.until(lambda: worker.identity or None)
+        self.until(lambda: worker.identity or self.find(WorkerEnded, worker=worker.number))
+        assert worker.identity, (self.news, self.outputs())
         return worker
 
     def forget(self, worker: Worker) -> None:

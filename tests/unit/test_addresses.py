@@ -20,13 +20,15 @@ class TestSocketPath:
 
     @pytest.mark.parametrize("address", ["", "daemon.sock", "/run/daemon.sock", "ipc://", "tcp:/host"])
     def test_what_is_no_address(self, address: str) -> None:
-        with pytest.raises(ValueError, match="is not an address: ipc:///path/of/a/socket is one") as caught:
+        with pytest.raises(
+            ValueError, match="is not an address: ipc:///path/of/a/socket, tcp://host:7707 and "
+        ) as caught:
             addresses.socket_path(address)
         assert repr(address) in str(caught.value)
 
     @pytest.mark.parametrize("scheme", ["tcp", "ssh"])
-    def test_what_is_not_built_yet(self, scheme: str) -> None:
-        with pytest.raises(ValueError, match=f"{scheme} is not built yet, for it needs keys; only ipc://"):
+    def test_what_is_on_another_machine(self, scheme: str) -> None:
+        with pytest.raises(ValueError, match="is no socket of this machine; ipc:///path/of/a/socket is one"):
             addresses.socket_path(f"{scheme}://host:7707")
 
     @pytest.mark.parametrize("address", ["http://host", "inproc://name", "IPC:///x"])
@@ -47,6 +49,67 @@ class TestSocketPath:
     def test_the_length_is_counted_in_bytes(self) -> None:
         with pytest.raises(ValueError, match="at most 107 bytes"):
             addresses.socket_path("ipc:///" + "é" * 60)
+
+
+class TestRemote:
+    @pytest.mark.parametrize(
+        ("address", "host", "port"),
+        [
+            ("tcp://gpu1:7707", "gpu1", 7707),
+            ("tcp://10.0.0.7:1", "10.0.0.7", 1),
+            ("tcp://[fd00::1]:65535", "fd00::1", 65535),
+        ],
+    )
+    def test_tcp(self, address: str, host: str, port: int) -> None:
+        assert addresses.parse(address) == addresses.Tcp(host, port)
+        assert addresses.parse_bind(address) == addresses.Tcp(host, port)
+
+    @pytest.mark.parametrize("address", ["tcp://*:7707", "tcp://gpu1:0", "tcp://gpu1:*"])
+    def test_what_can_only_be_bound(self, address: str) -> None:
+        assert isinstance(addresses.parse_bind(address), addresses.Tcp)
+        with pytest.raises(ValueError, match="is where a daemon listens; to connect, name the host and its port"):
+            addresses.parse(address)
+
+    @pytest.mark.parametrize(
+        "address", ["tcp://gpu1", "tcp://gpu1:", "tcp://:7707", "tcp://a b:1", "tcp://gpu1:7707/x", "tcp://::1:7"]
+    )
+    def test_what_is_no_tcp_address(self, address: str) -> None:
+        with pytest.raises(ValueError, match="is not a tcp address: tcp://host:7707 is one"):
+            addresses.parse(address)
+
+    @pytest.mark.parametrize("address", ["tcp://gpu1:65536", "ssh://gpu1:65536"])
+    def test_a_port_that_is_none(self, address: str) -> None:
+        with pytest.raises(ValueError, match="a port is at most 65535"):
+            addresses.parse(address)
+
+    @pytest.mark.parametrize(
+        ("address", "parts"),
+        [
+            ("ssh://gpu1", addresses.Ssh("gpu1")),
+            ("ssh://gpu1/", addresses.Ssh("gpu1")),
+            ("ssh://me@gpu1:22", addresses.Ssh("gpu1", "me", 22)),
+            ("ssh://me.too@10.0.0.7/run/d.sock", addresses.Ssh("10.0.0.7", "me.too", None, "/run/d.sock")),
+            ("ssh://[::1]:2222", addresses.Ssh("::1", None, 2222)),
+        ],
+    )
+    def test_ssh(self, address: str, parts: addresses.Ssh) -> None:
+        assert addresses.parse(address) == parts
+        with pytest.raises(ValueError, match="nothing listens at an ssh address"):
+            addresses.parse_bind(address)
+
+    @pytest.mark.parametrize(
+        "address", ["ssh://-oProxyCommand=x", "ssh://-x@gpu1", "ssh://a@-b", "ssh://a b", "ssh://me@"]
+    )
+    def test_what_ssh_would_take_for_an_option_is_no_address(self, address: str) -> None:
+        with pytest.raises(ValueError, match="is not an ssh address"):
+            addresses.parse(address)
+
+    def test_one_that_connects_by_itself_is_the_address_for_people(self) -> None:
+        connected = []
+        plugged = addresses.Plugged("tcp://gpu1:7707", connected.append)
+        assert f"{plugged}" == "tcp://gpu1:7707"
+        plugged.plug("a socket")
+        assert connected == ["a socket"]
 
 
 class TestDirectories:
@@ -76,7 +139,7 @@ class TestDirectories:
         path.chmod(mode)
         with pytest.raises(AccessDenied, match=f"can be entered by others \\(mode {mode:o}\\)") as caught:
             addresses.make_directory(path)
-        assert f"chmod 700 {path}" in str(caught.value)
+        assert "in a directory that is made for it" in str(caught.value)
 
     def test_one_of_somebody_else_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "theirs"
@@ -92,18 +155,31 @@ class TestSecrets:
         directories = [tmp_path / "a", tmp_path / "b"]
         for directory in directories:
             addresses.make_directory(directory)
-        secret = addresses.new_secret(directories)
+        secret = addresses.secret_for(directories)
         assert len(secret) == 32
         for directory in directories:
             assert addresses.read_secret(directory / "daemon.sock") == secret
             assert stat.S_IMODE((directory / "secret").stat().st_mode) == 0o600
 
-    def test_a_new_one_replaces_an_earlier_one(self, tmp_path: Path) -> None:
+    def test_one_that_lies_there_is_kept_for_another_daemons_clients(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
-        first = addresses.new_secret([tmp_path])
-        second = addresses.new_secret([tmp_path])
-        assert first != second
-        assert addresses.read_secret(tmp_path / "daemon.sock") == second
+        first = addresses.secret_for([tmp_path])
+        addresses.make_directory(tmp_path / "b")
+        assert addresses.secret_for([tmp_path, tmp_path / "b"]) == first
+        assert addresses.read_secret(tmp_path / "b" / "daemon.sock") == first
+
+    def test_two_that_differ_are_refused(self, tmp_path: Path) -> None:
+        for name in "ab":
+            addresses.make_directory(tmp_path / name)
+            addresses.secret_for([tmp_path / name])
+        with pytest.raises(AccessDenied, match="differ, and one daemon has one secret"):
+            addresses.secret_for([tmp_path / "a", tmp_path / "b"])
+
+    def test_a_file_of_that_name_that_is_none_is_not_overwritten(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text("precious")
+        with pytest.raises(AccessDenied, match="is no secret of Plover's"):
+            addresses.secret_for([tmp_path])
+        assert (tmp_path / "secret").read_text() == "precious"
 
     def test_none_means_that_no_daemon_was_started(self, tmp_path: Path) -> None:
         path = tmp_path / "daemon.sock"
@@ -116,7 +192,7 @@ class TestSecrets:
             raise PermissionError(13, "denied")
 
         tmp_path.chmod(0o700)
-        addresses.new_secret([tmp_path])
+        addresses.secret_for([tmp_path])
         monkeypatch.setattr(Path, "read_bytes", denied)
         with pytest.raises(AccessDenied, match="the daemon there belongs to another user"):
             addresses.read_secret(tmp_path / "daemon.sock")
@@ -124,7 +200,7 @@ class TestSecrets:
     def test_a_client_too_refuses_a_directory_that_others_can_enter(self, tmp_path: Path) -> None:
         """Whoever may write there may put a socket and a secret of their own into it."""
         tmp_path.chmod(0o777)
-        addresses.new_secret([tmp_path])
+        addresses.secret_for([tmp_path])
         with pytest.raises(AccessDenied, match="can be entered by others"):
             addresses.read_secret(tmp_path / "daemon.sock")
 

@@ -18,9 +18,10 @@ from plover import context, gpu_function, kernels, serialize
 from plover.client.futures import Future
 from plover.decorator import GpuFunction, GpuKernel, wait
 from plover.wire.messages import CallOptions, Receipt
+from tests.support.preconditions import needs_module
 
-cuda = pytest.importorskip("numba.cuda")
-cupy = pytest.importorskip("cupy")
+cuda = needs_module("numba.cuda")
+cupy = needs_module("cupy")
 
 
 class FakeSession:
@@ -366,7 +367,7 @@ class TestKernels:
         x, out = np.ones(3), np.zeros(3)
         frozen = np.zeros(3)
         frozen.flags.writeable = False
-        fake = FakeSession(lambda payload, args, kwargs: (None, {1: np.full(3, 7.0), 2: np.ones(3), 3: np.ones(3)}))
+        fake = FakeSession(lambda payload, args, kwargs: (None, {1: np.full(3, 7.0), 2: np.ones(3), 3: np.zeros(3)}))
         monkeypatch.setattr("plover.session.current", lambda: fake)
         wrapped = np.zeros(3)
         assert numba_kernel[1, 3](cuda.In(x), out, cuda.Out(wrapped), frozen) is None
@@ -384,3 +385,19 @@ class TestKernels:
         assert future.result() == "value"
         assert fake.sent[0][1] == ((), ((1,), (2,), (x, 5)), {})
         assert asyncio.run(raw_kernel.aio((1,), (2,), (x, 5))) == "value"
+
+
+def test_async_and_generator_functions_are_refused_where_they_are_decorated() -> None:
+    async def one() -> None: ...
+
+    async def several() -> Any:
+        yield 1
+
+    def items() -> Any:
+        yield 1
+
+    for function in (one, several):
+        with pytest.raises(TypeError, match="is async: make it a plain function, and await f.aio"):
+            gpu_function(function)
+    with pytest.raises(TypeError, match="is a generator function: streaming its items is not built yet"):
+        gpu_function(items)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from plover import kernels, serialize
+from plover.errors import NotSerializable
+from tests.support.preconditions import needs_module
 
-cupy = pytest.importorskip("cupy")
-cuda = pytest.importorskip("numba.cuda")
+cupy = needs_module("cupy")
+cuda = needs_module("numba.cuda")
 
 
 def rebuilt(kernel: Any) -> Any:
     return serialize.unpack(serialize.pack(kernel, (kernels.reduce,)))
 
 
-def parameters(kernel: Any) -> list[tuple[Any, ...]]:
-    """What CuPy made of a kernel's parameter lists."""
-    return [(p.ctype, p.dtype, p.name, p.raw, p.is_const) for p in (*kernel.in_params, *kernel.out_params)]
+def has_nvjitlink(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """Whether Numba finds the library that links by LTO."""
+    for module in ("numba.cuda.decorators", "numba.cuda.cudadrv.driver"):
+        monkeypatch.setattr(sys.modules[module], "_have_nvjitlink", lambda: there)
 
 
 SOURCE = 'extern "C" __global__ void stencil(float* x) { x[0] = 1; }'
@@ -42,11 +46,8 @@ class TestKinds:
         assert kernels.kind_of(other) is None
         assert kernels.reduce(other) is NotImplemented
 
-    def test_a_module_of_kernels_is_no_kernel_but_travels(self) -> None:
-        module = cupy.RawModule(code=SOURCE, options=("-std=c++17",))
-        assert kernels.kind_of(module) is None
-        found = rebuilt(module)
-        assert (found.code, found.options, found.backend) == (SOURCE, ("-std=c++17",), "nvrtc")
+    def test_a_module_of_kernels_is_no_kernel(self) -> None:
+        assert kernels.kind_of(cupy.RawModule(code=SOURCE)) is None
 
 
 class TestDispatchers:
@@ -100,74 +101,90 @@ class TestDispatchers:
         assert options == {"device": False, "fastmath": True}
         assert make(function, options).targetoptions["fastmath"] is True
 
+    def test_one_of_the_simulator_stays_a_debugging_one_with_its_extensions(self) -> None:
+        class FakeCUDAKernel:
+            __module__ = "numba.cuda.simulator.kernel"
+            _device, _fastmath, _debug, extensions = False, False, True, ("an extension",)
 
-class TestCupyKernels:
-    def test_a_raw_kernel(self) -> None:
-        found = rebuilt(cupy.RawKernel(SOURCE, "stencil", options=("-DN=3",), backend="nvrtc"))
-        assert type(found) is cupy.RawKernel
-        assert (found.code, found.name, found.options, found.backend) == (SOURCE, "stencil", ("-DN=3",), "nvrtc")
+            @staticmethod
+            def fn(x: Any) -> None: ...
 
-    def test_an_elementwise_kernel(self) -> None:
-        kernel = cupy.ElementwiseKernel(
-            "T x, raw U y", "T z", "z = x + y[i]", "plus", preamble="// p", reduce_dims=False, loop_prep="int k = 0;"
-        )
-        found = rebuilt(kernel)
-        assert parameters(found) == parameters(kernel)
-        names = ("operation", "name", "preamble", "reduce_dims", "no_return", "return_tuple", "kwargs")
-        assert [getattr(found, name) for name in names] == [getattr(kernel, name) for name in names]
+        FakeCUDAKernel.__qualname__ = "FakeCUDAKernel"
+        make, (function, options) = kernels.reduce(FakeCUDAKernel())
+        made = make(function, options)  # Numba would warn of `debug` with `opt`, and warnings are errors here
+        assert made.targetoptions["debug"] is True
+        assert made.targetoptions["opt"] is False
+        assert made.targetoptions["extensions"] == ["an extension"]
 
     @pytest.mark.parametrize(
-        "declared",
+        "options",
         [
-            "float32 x",
-            "float64 x",
-            "int32 x",
-            "int64 x",
-            "uint8 x",
-            "bool x",
-            "complex64 x",
-            "float16 x",
-            "raw uint64 x",
+            {"shared_memory_carveout": "MaxL1"},
+            {"shared_memory_carveout": 50},
+            {"launch_bounds": (128, 2)},
+            {"lineinfo": True},
+            {"inline": "always", "device": True},
+            {"forceinline": True, "device": True},
+            {"fastmath": {"contract", "nnan"}},
+            {"max_registers": 16},
+            {"opt": False},
+            {"of_a_later_numba": "something"},
         ],
+        ids=str,
     )
-    def test_parameters_keep_their_types(self, declared: str) -> None:
-        kernel = cupy.ElementwiseKernel(declared, "float64 y", "y = 0", "typed")
-        assert parameters(rebuilt(kernel)) == parameters(kernel)
+    def test_every_option_travels(self, options: dict[str, Any]) -> None:
+        def add(x: Any) -> None:
+            x[0] = 1
 
-    def test_parameters_that_may_be_written_stay_so(self) -> None:
-        kernel = cupy.ElementwiseKernel("_non_const raw T x", "T y", "y = x[i]", "written")
-        assert parameters(rebuilt(kernel)) == parameters(kernel)
+        kernel = cuda.jit(**options)(add)
+        assert rebuilt(kernel).targetoptions == kernel.targetoptions
 
-    def test_a_reduction_kernel(self) -> None:
-        kernel = cupy.ReductionKernel(
-            "T x",
-            "T y",
-            "x * x",
-            "a + b",
-            "y = sqrt(a)",
-            "0",
-            "norm",
-            reduce_type="T",
-            preamble="// p",
-            options=("-DX",),
-        )
-        found = rebuilt(kernel)
-        assert parameters(found) == parameters(kernel)
-        names = ("map_expr", "reduce_expr", "post_map_expr", "identity", "name", "reduce_type", "preamble", "options")
-        assert [getattr(found, name) for name in names] == [getattr(kernel, name) for name in names]
+    def test_extensions_travel(self) -> None:
+        class Extension:
+            def prepare_args(self, ty: Any, val: Any, **_: Any) -> Any:
+                return ty, val
 
-    def test_a_reduction_kernel_keeps_its_types(self) -> None:
-        kernel = cupy.ReductionKernel("float32 x", "float32 y", "x", "a + b", "y = a", "0", "total")
-        assert parameters(rebuilt(kernel)) == parameters(kernel)
+        kernel = cuda.jit(lambda x: None, extensions=[Extension()])
+        (found,) = rebuilt(kernel).extensions
+        assert type(found).__name__ == "Extension"
+        assert found.prepare_args(1, 2) == (1, 2)
 
-    def test_a_kernel_inside_a_function_goes_with_it(self) -> None:
-        kernel = cupy.RawKernel(SOURCE, "stencil")
+    @pytest.mark.parametrize(("client", "worker"), [(True, False), (False, True), (True, True), (False, False)])
+    def test_linking_by_lto_is_each_sides_own_default(
+        self, client: bool, worker: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It depends on a library: a client that has it must not ask a worker for it that has not, nor forbid it one."""
+        has_nvjitlink(monkeypatch, client)
+        make, arguments = kernels.reduce(cuda.jit(lambda x: None))
+        has_nvjitlink(monkeypatch, worker)
+        assert make(*arguments).targetoptions["lto"] is worker
 
-        def use() -> Any:
-            return kernel
+    def test_a_refusal_to_link_by_lto_travels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        has_nvjitlink(monkeypatch, True)
+        assert rebuilt(cuda.jit(lambda x: None, lto=False)).targetoptions["lto"] is False
 
-        buffers, _ = serialize.pack_function(use)
-        assert serialize.unpack(buffers)().name == "stencil"
+    def test_a_debugging_kernel_is_not_linked_by_lto(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        has_nvjitlink(monkeypatch, True)
+        debugging = cuda.jit(lambda x: None, debug=True, opt=False)
+        assert "lto" not in kernels.reduce(debugging)[1][1]
+        assert rebuilt(debugging).targetoptions["lto"] is False
+
+    def test_linked_sources_travel(self) -> None:
+        found = rebuilt(cuda.jit(lambda x: None, link=[cuda.CUSource("// some C", name="more.cu")]))
+        (source,) = found.targetoptions["link"]
+        assert (type(source), source.data, source.name) == (cuda.CUSource, "// some C", "more.cu")
+
+    @pytest.mark.parametrize("file", ["more.cu", "/somewhere/more.ptx", Path("more.cu")])
+    def test_linked_files_are_refused_with_the_remedy(self, file: Any) -> None:
+        @cuda.jit(link=[file])
+        def add(x: Any) -> None:
+            x[0] = 1
+
+        with pytest.raises(NotSerializable, match=r"link → '.*more.* file on this machine.*cuda\.CUSource") as caught:
+            serialize.pack_function(lambda: add)
+        assert "closure 'add'" in str(caught.value)
+        with pytest.raises(NotSerializable, match="kernel '.*add' → link"):
+            serialize.pack_function(kernels.KernelLaunch(add, "numba"))
 
 
 class TestArguments:

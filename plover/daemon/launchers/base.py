@@ -42,6 +42,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     marker: bytes
     stdout_fd: int
     stderr_fd: int
+    records_fd: int
     page_fd: int
 
 

@@ -3,9 +3,10 @@
 Guarantees: an attempt that may have begun is never sent again unless the call's `retries` allow another; one that has
 not begun goes back to its place in line with its number kept, at most `RETURNS_ALLOWED` times. A call that is being
 stopped ends when its attempt has really ended: interrupt first, then (`interrupt_grace_s` later) its worker is
-killed. Only the first of the calls sent to a worker can be running, so only that one is interrupted. The time limits:
-`timeout_s` counts from what the worker's page says, `queue_timeout_s` all the time that the call spent waiting,
-before and between attempts. Assumes: a worker runs what it is sent in order.
+killed. Only what can be running is interrupted: the first of the calls sent to a worker, or what its page shows. The
+time limits: `timeout_s` counts from what the worker's page says, `queue_timeout_s` all the time that the call spent
+waiting in the daemon, before and between attempts. Assumes: a worker runs what it is sent in order, and tells of each
+end before it begins anything long.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from plover.daemon.scheduler.commands import (
 from plover.daemon.scheduler.events import CallFinished, CallSubmitted, PageRead
 from plover.daemon.scheduler.queues import FairQueues
 from plover.daemon.scheduler.results import Results, unfinished_calls
-from plover.daemon.scheduler.state import Call, Client, Flow, Worker, World
+from plover.daemon.scheduler.state import LONG_S, Call, Client, Flow, Worker, World
 from plover.daemon.scheduler.transitions import move_call, move_worker, restore_call
 
 RETURNS_ALLOWED = 16  # so that a call which kills its worker before it begins does not do so for ever
@@ -41,8 +42,8 @@ class Attempts:
 
     # -- into the queue, and out to a worker ---------------------------------------------------------------------------
 
-    def accept(self, event: CallSubmitted, client: Client, flow: Flow, now: float) -> None:
-        """Take a call on: it waits from now on."""
+    def accept(self, event: CallSubmitted, client: Client, flow: Flow, now: float) -> Call:
+        """Take a call on. It must be sent, or wait, before the event is done."""
         world = self._world
         number = world.next_call()
         call = Call(
@@ -59,17 +60,18 @@ class Attempts:
         )
         world.calls[number] = client.calls[event.submission] = call
         world.unfinished += 1
-        self._wait(call, now)
+        return call
 
-    def _wait(self, call: Call, now: float) -> None:
+    def wait(self, call: Call, now: float) -> None:
+        """Put a call in line."""
         call.queued_since = now
         if call.queue_timeout_s is not None:
             call.timer = self._world.arm(now + call.queue_timeout_s - call.waited_s, call)
         self._queues.add(call)
 
-    def send(self, call: Call, worker: Worker, now: float) -> None:
-        """Send a call that was just taken out of its flow to a worker that has room."""
-        world, function = self._world, call.flow.function
+    def send(self, call: Call, worker: Worker, now: float) -> bool:
+        """Send a call that was just charged to its flow to a worker that has room. True if it has room for another."""
+        world, flow = self._world, call.flow
         move_call(call, "sent")
         timer = call.timer
         if timer is not None:
@@ -85,19 +87,19 @@ class Attempts:
         call.queue_s = now - call.submitted_at
         call.dispatched_at = now
         call.misses = 0
-        call.warm = function in worker.known
+        call.warm = warm = flow.function in worker.known
+        call.expected_s = flow.expected_s if warm else LONG_S  # loading may take any time
+        worker.expected_s += call.expected_s
         worker.sent.append(call)
         if worker.state == "ready":
             move_worker(worker, "given_work")
             self._unfile(worker)
-        if world.limits.dispatched_per_worker > 1:
-            self.file_partial(worker)
         self._hand_over(call, worker)
+        return self.file_partial(worker)
 
     def _hand_over(self, call: Call, worker: Worker) -> None:
         function = call.flow.function
-        known = function in worker.known
-        if known:
+        if call.warm:
             worker.known.move_to_end(function)
         else:
             self._learn(worker, function)
@@ -107,7 +109,7 @@ class Attempts:
                 call=call.number,
                 attempt=call.attempt,
                 function=function,
-                with_payload=not known,
+                with_payload=not call.warm,
             )
         )
 
@@ -146,12 +148,19 @@ class Attempts:
         for kind in nest.kinds:
             kind.idle.pop(nest.number, None)
 
-    def file_partial(self, worker: Worker) -> None:
-        """Enter a busy worker with room into what placement looks up, or take it out."""
-        if worker.state == "busy" and len(worker.sent) < self._world.limits.dispatched_per_worker:
-            worker.nest.pool.partial[worker.number] = worker
-        else:
-            worker.nest.pool.partial.pop(worker.number, None)
+    def has_room(self, worker: Worker) -> bool:
+        """Whether a short call may be sent behind those of a busy worker, which are few, short, and soon done."""
+        limits = self._world.limits
+        return worker.expected_s <= limits.prefetch_s and len(worker.sent) < limits.dispatched_per_worker
+
+    def file_partial(self, worker: Worker) -> bool:
+        """Enter a busy worker as the last of those with room, or take it out. Returns whether it has any."""
+        partial = worker.nest.pool.partial
+        partial.pop(worker.number, None)
+        has_room = self.has_room(worker)
+        if has_room:
+            partial[worker.number] = worker
+        return has_room
 
     def unfile(self, worker: Worker) -> None:
         """Nothing more shall be sent to this worker."""
@@ -189,13 +198,15 @@ class Attempts:
     def _take_back(self, call: Call, worker: Worker, now: float) -> float:
         """Take a call off its worker; returns how long it can have run at most."""
         worker.sent.remove(call)
+        # Sums of floats drift: this one starts afresh whenever nothing is left.
+        worker.expected_s = worker.expected_s - call.expected_s if worker.sent else 0.0
         call.worker = None
         run_s = now - max(call.dispatched_at, worker.finished_at)
         worker.finished_at = now
         return run_s
 
     def _settle(self, call: Call, run_s: float | None) -> None:
-        if self._queues.settle(call, run_s) and call.flow.demand.rank:
+        if self._queues.settle(call, run_s):
             self._world.seek(call.flow.demand)
 
     def _after(self, worker: Worker, now: float) -> None:
@@ -216,6 +227,8 @@ class Attempts:
             self.unlearn(worker, call.flow.function)
         if call.ending is None and call.misses == 1:
             call.warm = False
+            worker.expected_s += LONG_S - call.expected_s
+            call.expected_s = LONG_S
             worker.sent.remove(call)  # it stands behind the others now
             worker.sent.append(call)
             self._hand_over(call, worker)
@@ -232,10 +245,16 @@ class Attempts:
         self._after(worker, now)
 
     def worker_died(self, worker: Worker, begun: tuple[int, int] | None, lost: Lost, now: float) -> None:
-        """All calls of a worker that is gone: the begun one is lost, the others go back."""
-        for call in list(worker.sent):
+        """All calls of a worker that is gone: what it had begun is lost, the others go back.
+
+        It ran them in order: those before the one that it began last have ended, but their results went down with it.
+        """
+        calls = list(worker.sent)
+        names = [(call.number, call.attempt) for call in calls]
+        begun_calls = 0 if begun not in names else names.index(begun) + 1
+        for index, call in enumerate(calls):
             run_s = self._take_back(call, worker, now)
-            began = begun == (call.number, call.attempt)
+            began = index < begun_calls
             self._settle(call, run_s if began else None)
             if call.ending is not None:
                 self._end_stopped(call, "kill", now)
@@ -243,6 +262,8 @@ class Attempts:
                 self._lose(call, lost, now)
             else:
                 self._give_back(call, lost, now)
+        if begun_calls:
+            self._queues.distrust(calls[begun_calls - 1].flow)
 
     def _lose(self, call: Call, lost: Lost, now: float) -> None:
         if call.attempt > call.retries or call.client.state != "present":
@@ -267,7 +288,7 @@ class Attempts:
             call.timer.rank = 0
             call.timer = None
         call.page_wanted = False
-        self._wait(call, now)
+        self.wait(call, now)
 
     def fail(self, call: Call, reason: str, now: float) -> None:
         """End a call whose books are wrong, whatever they say."""
@@ -290,13 +311,18 @@ class Attempts:
         elif call.ending is None:
             self._stop(call, call.worker, "cancel", now)
 
-    def _stop(self, call: Call, worker: Worker, ending: Literal["cancel", "timeout"], now: float) -> None:
-        """Have a dispatched call stopped: it ends as `ending` says when its attempt has really ended."""
+    def _stop(
+        self, call: Call, worker: Worker, ending: Literal["cancel", "timeout"], now: float, *, runs: bool = False
+    ) -> None:
+        """Have a dispatched call stopped: it ends as `ending` says when its attempt has really ended.
+
+        `runs`: the page says that it is running, so those before it have ended, whether that was told yet or not.
+        """
         call.ending = ending
         if call.timer is not None:
             call.timer.rank = 0
             call.timer = None
-        if worker.sent[0] is call:
+        if worker.sent[0] is call or runs:
             self._interrupt(call, worker, now)
 
     def _interrupt(self, call: Call, worker: Worker, now: float) -> None:
@@ -357,7 +383,7 @@ class Attempts:
             call.timer.rank = 0
             if begun_at is not None and begun_at + limit_s <= now:
                 call.timer = None
-                self._stop(call, worker, "timeout", now)
+                self._stop(call, worker, "timeout", now, runs=True)
             else:
                 call.timer = self._world.arm((now if begun_at is None else begun_at) + limit_s, call)
         return bool(asked)

@@ -42,11 +42,19 @@ class Cancelled(msgspec.Struct, frozen=True):
     tier: Literal["queue", "interrupt", "kill"]
 
 
+class Versions(msgspec.Struct, frozen=True):
+    """The two sides of a `VersionMismatch`: what the client has, and what this host has in its place."""
+
+    client: str
+    daemon: str
+
+
 class Refused(msgspec.Struct, frozen=True):
     """The call was not taken, or can never run; `error` is the exception's name in `plover.errors`."""
 
     error: Literal["NoCapacity", "VersionMismatch", "DeviceError"]
     reason: str
+    versions: Versions | None = None  # of a `VersionMismatch`
 
 
 Outcome = FromWorker | Lost | TimedOut | Cancelled | Refused

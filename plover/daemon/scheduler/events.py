@@ -142,13 +142,16 @@ class NestGone(Event, frozen=True, kw_only=True):
 
 
 class WorkerGone(Event, frozen=True, kw_only=True):
-    """A worker died. `begun` is the (call, attempt) that its status page said was running, if any."""
+    """A worker died. `begun` is the (call, attempt) that its status page said was running, if any; `reason` what the
+    launcher knows beside the wait status.
+    """
 
     worker: int
     begun: tuple[int, int] | None
     exit_code: int | None = None
     signal: int | None = None
     out_of_memory: bool = False
+    reason: str = ""
 
 
 class PageRead(Event, frozen=True, kw_only=True):

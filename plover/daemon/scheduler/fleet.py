@@ -76,8 +76,10 @@ class Fleet:
     def _set_coming(self, nest: Nest, coming: bool) -> None:
         if nest.coming != coming:
             nest.coming = coming
-            nest.pool.starting += 1 if coming else -1
+            change = 1 if coming else -1
+            nest.pool.starting += change
             for demand in nest.pool.demands:
+                demand.starting += change
                 self._world.seek(demand)
 
     def nest_ready(self, nest: Nest, now: float) -> bool:
@@ -215,9 +217,9 @@ class Fleet:
         _disarm(nest)
         self._set_coming(nest, False)
         for worker in list(nest.workers):
-            # Nobody read its page. The first call sent may have begun, and may then not run again unasked.
-            head = worker.sent[0] if worker.sent else None
-            begun = None if head is None else (head.number, head.attempt)
+            # Nobody read its page. Any of its calls may have begun, and may then not run again unasked.
+            last = worker.sent[-1] if worker.sent else None
+            begun = None if last is None else (last.number, last.attempt)
             self._bury(worker, begun, Lost(f"worker {worker.number} ended with nest {nest.number}: {why}"), now)
         del world.nests[nest.number]
         self._leave_pool(nest.pool)
@@ -298,4 +300,6 @@ def _death(worker: Worker, event: WorkerGone) -> str:
         how = "ended"
     if worker.state == "starting":
         how += " before it was ready"
+    if event.reason:
+        how += f" ({event.reason})"
     return f"worker {worker.number} {how}" + (f" after it said: {worker.unwell}" if worker.unwell else "")

@@ -6,16 +6,31 @@ says which thing is wrong and how. Assumes nothing of how the state came about. 
 
 from __future__ import annotations
 
+from plover.daemon.scheduler.config import Limits
 from plover.daemon.scheduler.placement import Placement
-from plover.daemon.scheduler.queues import IDLE_FLOWS_REMEMBERED, virtual_time
+from plover.daemon.scheduler.queues import IDLE_FLOWS_REMEMBERED, is_ranked_right, virtual_time
 from plover.daemon.scheduler.scheduler import Scheduler
-from plover.daemon.scheduler.state import UNFINISHED, Call, Client, Demand, DeviceRecord, Nest, Timer, Worker, World
+from plover.daemon.scheduler.state import (
+    LONG_S,
+    UNFINISHED,
+    Call,
+    Client,
+    Demand,
+    DeviceRecord,
+    Flow,
+    Nest,
+    Timer,
+    Worker,
+    World,
+)
+
+_DRIFT_S = 1e-6  # how far a sum of floats may be off
 
 
 def check(scheduler: Scheduler) -> None:
     """Raise AssertionError, with a readable message, where the scheduler's books contradict each other."""
     world = scheduler.world
-    unread = [*world.offers, *world.seekers.values(), *world.freed]
+    unread = [*world.offers, *world.seekers, *world.freed]
     assert not unread, f"placement left news unread: {unread}"
     _check_calls(world)
     _check_queues(scheduler)
@@ -84,6 +99,7 @@ def _check_queues(scheduler: Scheduler) -> None:
         assert bool(flow.rank) == bool(calls), f"{flow!r} is ranked {flow.rank}"
         assert (id(flow) in queues.idle) == (not calls and not flow.running), f"{flow!r} is idle, or not"
         assert queues.demands.get(flow.demand.key) is flow.demand, f"{flow!r} has a forgotten demand"
+        _check_short(flow, world.limits)
     assert not waiting, f"calls wait in forgotten flows: {list(waiting.values())}"
     assert not running, "calls run in forgotten flows"
     assert len(queues.idle) <= IDLE_FLOWS_REMEMBERED, f"{len(queues.idle)} idle flows are remembered"
@@ -93,7 +109,15 @@ def _check_queues(scheduler: Scheduler) -> None:
         assert demand.waiting == sum(flow.waiting for flow in flows), f"{demand!r} counts its calls wrong"
         assert (id(demand) in queues.waiting) == bool(demand.waiting), f"{demand!r} is filed as waiting, or not"
         assert set(map(id, demand.flows.items())) == {id(flow) for flow in flows if flow.waiting}, f"{demand!r} flows"
+        assert demand.starting == sum(pool.starting for pool in demand.pools), f"{demand!r} counts what is coming wrong"
+        assert not demand.sought, f"{demand!r} is not in line to be looked at"
         _check_fair(demand)
+
+
+def _check_short(flow: Flow, limits: Limits) -> None:
+    if flow.is_short:
+        assert flow.estimate_s == flow.expected_s, f"{flow!r} is expected to run {flow.expected_s} s"
+        assert flow.peak_s <= limits.prefetch_s, f"{flow!r} counts as short, but had a run of {flow.peak_s} s"
 
 
 def _check_fair(demand: Demand) -> None:
@@ -148,9 +172,11 @@ def _check_workers(world: World) -> None:
         assert bool(sent) == (worker.state == "busy") or worker.state == "draining", f"{worker!r} has {sent}"
         assert all(call.worker is worker for call in sent), f"{worker!r} has a call of another's: {sent}"
         assert (number in pool.idle) == (worker.state == "ready"), f"{worker!r} is filed as idle, or not"
+        _check_sent(worker, limits)
         if number in pool.partial:
             assert worker.state == "busy", f"{worker!r} is filed as having room"
             assert len(sent) < limits.dispatched_per_worker, f"{worker!r} has no room"
+            assert worker.expected_s <= limits.prefetch_s, f"{worker!r} has no room for {worker.expected_s} s"
         for function in worker.known:
             filed = number in pool.holders.get(function, ())
             assert filed != (function in worker.dropped), f"{worker!r}: function {function!r} filed {filed}"
@@ -159,6 +185,22 @@ def _check_workers(world: World) -> None:
             assert worker.timer is not None, f"{worker!r} may stay like this for ever"
         else:
             assert worker.timer is None, f"{worker!r} has a timer"
+
+
+def _check_sent(worker: Worker, limits: Limits) -> None:
+    """Nothing was sent behind a call that was not known to be short, or behind too much; but a call that had to be sent
+    again with its function stands wherever it came to stand.
+    """
+    ahead_s = 0.0
+    for call in worker.sent:
+        if call is not worker.sent[0] and not call.misses:
+            assert call.expected_s != LONG_S, (
+                f"{call!r} stands behind others at {worker!r}, but is not known to be short"
+            )
+            assert ahead_s <= limits.prefetch_s + _DRIFT_S, f"{call!r} stands behind {ahead_s} s at {worker!r}"
+        ahead_s += call.expected_s
+    assert abs(ahead_s - worker.expected_s) < _DRIFT_S, f"{worker!r} has calls of {ahead_s} s, not {worker.expected_s}"
+    assert worker.sent or not worker.expected_s, f"{worker!r} has no calls, but {worker.expected_s} s of them"
 
 
 def _check_nests(world: World) -> None:
@@ -225,7 +267,7 @@ def _check_placement(placement: Placement, scheduler: Scheduler) -> None:
 def _check_progress(demand: Demand, world: World, placement: Placement) -> None:
     """Whoever waits for a slot either has one coming, or waits for something that is alive and bounded."""
     if placement.wants_more(demand):
-        assert demand.ranked_at == demand.flows.first_key(), f"{demand!r} is ranked at {demand.ranked_at}"
+        assert is_ranked_right(demand, demand.flows.first_key()), f"{demand!r} is ranked at {demand.ranked_at}"
         for kind in demand.classes:
             assert not kind.free, f"{demand!r} waits beside free devices: {list(kind.free.values())}"
             assert not kind.idle, f"{demand!r} waits beside idle nests: {list(kind.idle.values())}"

@@ -1,14 +1,23 @@
 """Which call goes to which worker, and which devices go to whom. A policy, and nothing else.
 
-A call goes to an idle worker that holds its function, else to any idle one that can take it, else a slot is cleared
-for it: a free device, else one whose nest idles (that nest is stopped). Busy nests are waited for. A worker that has
-room takes the call of least virtual time among those it can serve, unless somebody whom it cannot serve has been
-waiting for its device with a virtual time that is less by `OVER_RUN_S`: then its nest gives way once it is idle.
+A call goes to an idle worker that holds its function, else to any idle one that can take it, else behind the calls of a
+busy one (if all of them are short: see below), else a slot is cleared for it: a free device, else one whose nest idles
+(that nest is stopped). Other busy nests are waited for. A worker that has room takes the call of least virtual time
+among those it can serve, unless somebody whom it cannot serve has been waiting for its device with a virtual time that
+is less by `OVER_RUN_S`: then its nest gives way once it is idle.
 
-Guarantees: a demand with waiting calls has idle workers only where its calls are about to be sent there; it clears no
-more slots than it has calls waiting; one that needs several devices keeps what it was given until it has them all
-(one such claim at a time, or two could each hold what the other lacks). What one event costs depends on no number of
-calls or workers: workers are found by index, demands by ranking. Assumes: `settle` runs after every event.
+*Prefetch*: a busy worker has room while all calls that it was sent are of short flows (queues.py), were sent without
+their function, and are expected to take `prefetch_s` together at most. Then it may be sent the call that is first in
+line for it, if that is of a short flow too and needs no function sent. If the first in line is not like that, nothing
+is sent to the worker until it is idle: no call passes another on its way to a worker. So a new call, a rival or an
+interrupt waits for one run more than without prefetch, and for what is expected to take `prefetch_s`.
+
+Guarantees: a demand with waiting calls has idle workers only where its calls are about to be sent there, so none of
+them is sent behind others; it clears no more slots than it has calls waiting; one that needs several devices keeps what
+it was given until it has them all (one such claim at a time, or two could each hold what the other lacks). What one
+event costs depends on no number of calls or workers, amortized: workers are found by index, demands by ranking, and a
+busy worker that was looked at in vain is not looked at again before something ends on it. Assumes: `settle` runs after
+every event.
 """
 
 from __future__ import annotations
@@ -17,9 +26,20 @@ from plover.daemon.scheduler.attempts import Attempts
 from plover.daemon.scheduler.commands import Refused
 from plover.daemon.scheduler.events import GpuRequest
 from plover.daemon.scheduler.fleet import Fleet
-from plover.daemon.scheduler.queues import FairQueues
+from plover.daemon.scheduler.queues import FairQueues, is_ranked_right
 from plover.daemon.scheduler.results import Results
-from plover.daemon.scheduler.state import Claim, Demand, DemandKey, DeviceRecord, Nest, Worker, World
+from plover.daemon.scheduler.state import (
+    Call,
+    Claim,
+    Demand,
+    DemandKey,
+    DeviceRecord,
+    Flow,
+    Nest,
+    Pool,
+    Worker,
+    World,
+)
 
 OVER_RUN_S = 2.0  # some times what a new nest costs (0.6 s to its imports, measured); cf. the over-run of MQFQ-Sticky
 
@@ -91,41 +111,53 @@ class Placement:
             elif world.offers:
                 self._serve(world.offers.popleft(), now)
             elif world.seekers:
-                self._seek(world.seekers.popitem(last=False)[1], now)
+                demand = world.seekers.popleft()
+                demand.sought = False
+                self._seek(demand, now)
             elif world.freed:
                 self._offer(world.freed.popleft(), now)
             else:
                 return
 
+    def send_at_once(self, call: Call, now: float) -> bool:
+        """Send a new call to an idle worker, if there is one: then nobody waits for it, and the line is empty."""
+        worker = self._idle_worker(call.flow)
+        if worker is None:
+            return False
+        self._queues.pass_by(call, worker.nest.kinds)
+        self._attempts.send(call, worker, now)
+        return True
+
     def _serve(self, worker: Worker, now: float) -> None:
         """A worker may have room: for one of those that it can serve, or for those that want its devices."""
-        nest, limit = worker.nest, self._world.limits.dispatched_per_worker
-        while worker.state in ("ready", "busy") and len(worker.sent) < limit:
-            demand: Demand | None = None
-            start = 0.0
-            for each in nest.pool.demands:
-                if each.waiting:
-                    head = each.flows.first_key()
-                    if demand is None or head < start:
-                        demand, start = each, head
-            rival = self._rival(nest, None if demand is None else start)
+        nest, attempts = worker.nest, self._attempts
+        has_room = attempts.file_partial(worker) if worker.state == "busy" else worker.state == "ready"
+        while has_room and self._queues.waiting:
+            is_idle = worker.state == "ready"
+            flow = _first_in_line(nest.pool)
+            rival = self._rival(nest, flow)
             if rival is not None:
-                nest.pool.partial.pop(worker.number, None)
-                if worker.state == "ready":
+                if is_idle:
                     self._evict(nest, rival, now)
                 return
-            if demand is None:
-                if worker.state == "busy" and limit > 1:
-                    self._attempts.file_partial(worker)
+            if flow is None or not (is_idle or (flow.is_short and flow.function in worker.known)):
                 return
-            self._attempts.send(self._queues.take(demand, nest.kinds), worker, now)
-            if demand.claims:
-                self._world.seek(demand)
-            elif demand.rank:
-                self._rank(demand)
+            if flow.demand.sought and not is_idle:
+                return  # it looks for idle workers first, and then for this one
+            has_room = self._send_first(flow, worker, now)
 
-    def _rival(self, nest: Nest, start: float | None) -> Demand | None:
-        """Who wants this nest's devices, cannot be served by it, and is to go before its own call of tag `start`."""
+    def _send_first(self, flow: Flow, worker: Worker, now: float) -> bool:
+        """Send the first call in line, which is of this flow. Returns whether the worker has room for another."""
+        demand = flow.demand
+        has_room = self._attempts.send(self._queues.take(demand, worker.nest.kinds), worker, now)
+        if demand.claims:
+            self._world.seek(demand)
+        elif demand.rank:
+            self._rank(demand)
+        return has_room
+
+    def _rival(self, nest: Nest, flow: Flow | None) -> Demand | None:
+        """Who wants this nest's devices, cannot be served by it, and is to go before the flow that it can serve."""
         rival: Demand | None = None
         for kind in nest.kinds:
             first = kind.ranking.first()
@@ -135,34 +167,32 @@ class Placement:
                 and (rival is None or first.ranked_at < rival.ranked_at)
             ):
                 rival = first
-        if rival is None or (start is not None and rival.ranked_at + OVER_RUN_S >= start):
+        if rival is None or (flow is not None and rival.ranked_at + OVER_RUN_S >= flow.start):
             return None
         return rival
 
     def _seek(self, demand: Demand, now: float) -> None:
         """A demand's calls or chances have changed: send what can be sent, clear slots for the rest."""
-        while demand.waiting:
-            worker = self._idle_worker(demand)
+        while (flow := demand.flows.first()) is not None:
+            worker = self._idle_worker(flow)
             if worker is None:
                 break
             self._attempts.send(self._queues.take(demand, worker.nest.kinds), worker, now)
         if demand.waiting:
+            self._prefetch(demand, now)
             while self.wants_more(demand) and self._clear_a_slot(demand, now):
                 pass
-            if self._world.limits.dispatched_per_worker > 1:
-                self._prefetch(demand, now)
         if demand.claims and not demand.waiting:
             for claim in list(demand.claims.values()):
                 self._drop(claim)
         if demand.waiting or demand.rank:
             self._rank(demand)
 
-    def _idle_worker(self, demand: Demand) -> Worker | None:
-        """An idle worker for the demand's next call: the last used that holds the function, else the longest idle."""
-        flow = demand.flows.first()
-        function = b"" if flow is None else flow.function
+    def _idle_worker(self, flow: Flow) -> Worker | None:
+        """An idle worker for a call of this flow: the last used that holds the function, else the longest idle."""
+        function = flow.function
         other: Worker | None = None
-        for pool in demand.pools:
+        for pool in flow.demand.pools:
             if not pool.idle:
                 continue
             holders = pool.holders.get(function)
@@ -180,14 +210,18 @@ class Placement:
         return other
 
     def _prefetch(self, demand: Demand, now: float) -> None:
-        """Send calls behind those that busy workers have, where a worker may be sent several."""
+        """Send calls behind those of busy workers with room, in turn. Assumes that no worker is idle for the demand."""
         for pool in demand.pools:
-            while pool.partial and demand.waiting:
-                worker = next(iter(pool.partial.values()))
-                if self._rival(worker.nest, demand.flows.first_key()) is not None:
-                    del pool.partial[worker.number]
-                    continue
-                self._attempts.send(self._queues.take(demand, worker.nest.kinds), worker, now)
+            while pool.partial:
+                flow, worker = _first_in_line(pool), next(iter(pool.partial.values()))
+                if flow is None or flow.demand.sought or not flow.is_short:
+                    break
+                if self._rival(worker.nest, flow) is not None:
+                    break
+                if flow.function in worker.known:
+                    self._send_first(flow, worker, now)
+                else:
+                    del pool.partial[worker.number]  # not looked at again before something ends on it
 
     # -- clearing slots ------------------------------------------------------------------------------------------------
 
@@ -198,7 +232,7 @@ class Placement:
         claim = self._world.set_claim
         if demand.count > 1 and claim is not None:
             return claim.demand is demand and claim.missing > 0
-        return demand.waiting > len(demand.claims) + _starting(demand)
+        return demand.waiting > len(demand.claims) + demand.starting
 
     def _rank(self, demand: Demand) -> None:
         """Enter the demand with those that want the devices of others, or take it out."""
@@ -206,7 +240,7 @@ class Placement:
             demand.rank = 0
             return
         start = demand.flows.first_key()
-        if demand.rank and demand.ranked_at == start:
+        if demand.rank and is_ranked_right(demand, start):
             return
         demand.ranked_at = start
         number = self._world.next_number()
@@ -251,7 +285,7 @@ class Placement:
     def _use(self, claim: Claim, now: float) -> None:
         """Start the claim's nest if all its devices are there; drop it if it is not needed or cannot be."""
         demand = claim.demand
-        if any(device.state == "broken" for device in claim.devices) or demand.waiting <= _starting(demand):
+        if any(device.state == "broken" for device in claim.devices) or demand.waiting <= demand.starting:
             self._drop(claim)
         elif not claim.missing and all(device.nest is None for device in claim.devices):
             self._close(claim)
@@ -296,8 +330,14 @@ class Placement:
         self._fleet.start_nest("default", world.default_environment, [device], now, prewarmed=True)
 
 
-def _starting(demand: Demand) -> int:
-    return sum(pool.starting for pool in demand.pools)
+def _first_in_line(pool: Pool) -> Flow | None:
+    """Whose call is to go to the pool's next worker: the flow of least virtual time."""
+    first: Flow | None = None
+    for demand in pool.demands:
+        flow = demand.flows.first()
+        if flow is not None and (first is None or flow.start < first.start):
+            first = flow
+    return first
 
 
 def _asked(gpu: GpuRequest | None, require_gpu: bool) -> str:

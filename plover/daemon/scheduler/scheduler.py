@@ -17,7 +17,7 @@ from typing import assert_never
 from plover.daemon.scheduler import events as ev
 from plover.daemon.scheduler import snapshot
 from plover.daemon.scheduler.attempts import Attempts
-from plover.daemon.scheduler.commands import Command, Exit, LogFault, Refused
+from plover.daemon.scheduler.commands import Command, Exit, LogFault, Refused, Versions
 from plover.daemon.scheduler.config import SchedulerConfig
 from plover.daemon.scheduler.fleet import Fleet
 from plover.daemon.scheduler.placement import Placement
@@ -88,13 +88,13 @@ class Scheduler:
                 return self._attempts.finished(event, now)
             case ev.CallSubmitted():
                 return self._submitted(event, now)
+            case ev.ResultsAcknowledged():
+                return self._results.acknowledged(event, now)
             case ev.ClientSeen():
                 return self._results.seen(event.tenant, event.client, now) is not None
             case ev.ClientConnected():
                 self._results.greet(event.tenant, event.client, now)
                 return True
-            case ev.ResultsAcknowledged():
-                return self._results.acknowledged(event, now)
             case ev.ResultsWanted():
                 self._results.wanted(event, now)
                 return True
@@ -166,7 +166,9 @@ class Scheduler:
             return True
         if flow is None:
             flow = self.queues.open_flow(demand, key)
-        self._attempts.accept(event, client, flow, now)
+        call = self._attempts.accept(event, client, flow, now)
+        if not self.placement.send_at_once(call, now):
+            self._attempts.wait(call, now)
         return True
 
     def _refusal(self, event: ev.CallSubmitted, impossible: str | None) -> Refused | None:
@@ -187,6 +189,7 @@ class Scheduler:
                 f"the function was serialized by Python {event.python}, but this host's environment {environment.name!r} "
                 f"runs Python {environment.python}: run the client under Python {environment.python}, "
                 f"or name an environment with Python {event.python}",
+                Versions(client=event.python, daemon=environment.python),
             )
         if impossible is not None:
             return Refused("NoCapacity", f"this call {impossible}")
@@ -291,10 +294,7 @@ class Scheduler:
             if not world.unfinished and not world.owed:
                 self._stop_nests(now)
         if world.phase in ("stopping", "exited"):
-            # Nothing is placed any more.
-            world.offers.clear()
-            world.seekers.clear()
-            world.freed.clear()
+            world.drop_news()  # nothing is placed any more
             if world.phase == "stopping" and not world.nests:
                 world.phase = "exited"
                 if world.exit_timer is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from functools import partial
+from itertools import count
 from typing import Literal
 
 import msgspec
@@ -25,16 +26,17 @@ ClientState = Literal["present", "absent", "gone"]
 Phase = Literal["running", "draining", "stopping", "exited"]
 
 UNFINISHED = ("queued", "dispatched")
-_HISTORY = 12  # reasons that a record remembers for the message of an illegal transition
+HISTORY = 12  # reasons that a record remembers for the message of an illegal transition
+LONG_S = (
+    1e6  # stands for a run that is not known to be short: beyond any prefetch_s, and a float adds it exactly enough
+)
 
 DemandKey = tuple[str, str, GpuRequest | None, bool]  # tenant, environment, gpu, require_gpu
 FlowKey = tuple[DemandKey, bytes]  # and the function
 Shape = tuple[tuple[DeviceKind, str], ...]  # the kinds and models of a slot's devices, sorted
 PoolKey = tuple[str, str, Shape]  # tenant, environment, shape
 
-
-# Not a function of ours: one is made for every call.
-_history: partial[deque[str]] = partial(deque, (), _HISTORY)
+_history: partial[deque[str]] = partial(deque, (), HISTORY)
 
 
 class Timer(msgspec.Struct, eq=False):
@@ -69,6 +71,7 @@ class Call(msgspec.Struct, eq=False):
     dispatched_at: float = 0.0  # of the last attempt
     charge: float = 0.0  # what the flow was charged for the attempt under way; 0 while queued
     warm: bool = False  # the last worker held the function before the last dispatch
+    expected_s: float = 0.0  # its share of worker.expected_s; LONG_S unless its flow was short and its worker warm
     misses: int = 0  # PayloadMissed of the attempt under way
     ending: Literal["cancel", "timeout"] | None = None  # why a dispatched call is being stopped
     interrupted: bool = False  # InterruptCall was sent for the attempt under way
@@ -80,7 +83,7 @@ class Call(msgspec.Struct, eq=False):
     size_bytes: int = 0  # what its result weighs
     told: bool = False  # the outcome was sent to the client
     held_since: float = 0.0  # when it entered World.held
-    history: deque[str] = msgspec.field(default_factory=_history)
+    history: tuple[str, ...] = ()  # not a deque: one is made for every call
 
     def __repr__(self) -> str:
         return f"<call {self.number} {self.state} attempt {self.attempt}>"
@@ -97,7 +100,14 @@ class Flow(msgspec.Struct, eq=False):
     waiting: int = 0  # how many are queued
     running: int = 0  # how many are dispatched
     estimate_s: float | None = None  # moving average of measured runs
+    peak_s: float = 0.0  # the longest of them, fading with each that follows; see PEAK_FADES
+    expected_s: float = LONG_S  # the estimate while it is known to be short (peak_s <= prefetch_s), else LONG_S
     rank: int = 0  # the entry in demand.flows: not 0 iff waiting > 0
+
+    @property
+    def is_short(self) -> bool:
+        """Its calls are known to be short."""
+        return self.expected_s != LONG_S
 
     def __repr__(self) -> str:
         return f"<flow {self.key} waiting {self.waiting} running {self.running} start {self.start:.6f}>"
@@ -114,6 +124,8 @@ class Demand(msgspec.Struct, eq=False):
     flow_count: int = 0  # all its flows; it is forgotten with the last one
     waiting: int = 0  # queued calls of all its flows
     pools: list[Pool] = msgspec.field(default_factory=list)  # the living pools whose workers can serve it
+    starting: int = 0  # the sum over its pools
+    sought: bool = False  # it stands in World.seekers
     claims: OrderedDict[int, Claim] = msgspec.field(default_factory=OrderedDict)  # slots it is clearing for itself
     rank: int = 0  # the entry in its classes' rankings: not 0 iff it wants devices that others hold
     ranked_at: float = 0.0  # the start tag of that entry
@@ -184,7 +196,7 @@ class Pool(msgspec.Struct, eq=False):
     nests: int = 0  # it is forgotten with the last one
     starting: int = 0  # nests that will bring a worker without anything more being asked
     idle: OrderedDict[int, Worker] = msgspec.field(default_factory=OrderedDict)  # ready, by how long
-    partial: OrderedDict[int, Worker] = msgspec.field(default_factory=OrderedDict)  # busy, with room, offered to all
+    partial: OrderedDict[int, Worker] = msgspec.field(default_factory=OrderedDict)  # busy, with room, to be looked at
     holders: dict[bytes, OrderedDict[int, Worker]] = msgspec.field(default_factory=dict)  # by function: who holds it
     demands: list[Demand] = msgspec.field(default_factory=list)  # those it can serve
 
@@ -221,6 +233,7 @@ class Worker(msgspec.Struct, eq=False):
     sent: list[Call] = msgspec.field(default_factory=list)  # dispatched to it, in order; empty unless busy or draining
     known: OrderedDict[bytes, None] = msgspec.field(default_factory=OrderedDict)  # functions it holds, oldest use first
     dropped: list[bytes] = msgspec.field(default_factory=list)  # known, but out of pool.holders until it is idle again
+    expected_s: float = 0.0  # how long what it was sent will take: the sum over sent
     finished_at: float = 0.0  # when it last ended an attempt
     calls_done: int = 0
     killed: bool = False  # KillWorker was sent
@@ -280,12 +293,16 @@ class World:
         self.ignored = 0  # events about something unknown, stale or done already
 
         self.timers: Ranking[Timer] = Ranking()  # by time
-        self._number = 0  # the last entry number
-        self._calls = self._workers = self._nests = self._claims = 0  # the last numbers given
+        # Each gives the next number of its kind, from 1: of an entry in a ranking, a call, a worker …
+        self.next_number = count(1).__next__
+        self.next_call = count(1).__next__
+        self.next_worker = count(1).__next__
+        self.next_nest = count(1).__next__
+        self.next_claim = count(1).__next__
 
         # What changed in this event; placement empties these before `handle` returns.
         self.offers: deque[Worker] = deque()  # workers that may have room now
-        self.seekers: OrderedDict[int, Demand] = OrderedDict()  # demands whose calls or chances changed, by id()
+        self.seekers: deque[Demand] = deque()  # demands whose calls or chances changed, each once
         self.freed: deque[DeviceRecord] = deque()  # devices without a nest now
 
         for each in config.devices:
@@ -295,32 +312,7 @@ class World:
             of.free[each.id] = device
             of.usable += 1
 
-    # -- numbers and deadlines -----------------------------------------------------------------------------------------
-
-    def next_number(self) -> int:
-        """A number for an entry in a ranking: unique and growing."""
-        self._number += 1
-        return self._number
-
-    def next_call(self) -> int:
-        """The number of a new call."""
-        self._calls += 1
-        return self._calls
-
-    def next_worker(self) -> int:
-        """The number of a new worker."""
-        self._workers += 1
-        return self._workers
-
-    def next_nest(self) -> int:
-        """The number of a new nest."""
-        self._nests += 1
-        return self._nests
-
-    def next_claim(self) -> int:
-        """The number of a new claim."""
-        self._claims += 1
-        return self._claims
+    # -- deadlines and news --------------------------------------------------------------------------------------------
 
     def arm(self, when: float, target: Timed) -> Timer:
         """A deadline at `when`; whoever asks keeps the timer to disarm it."""
@@ -330,10 +322,20 @@ class World:
 
     def seek(self, demand: Demand) -> None:
         """Placement shall look at this demand before the event is done."""
-        self.seekers[id(demand)] = demand
+        if not demand.sought:
+            demand.sought = True
+            self.seekers.append(demand)
 
     def free_up(self, device: DeviceRecord) -> None:
         """Tell placement of a device that may have become free."""
         if device.is_free:
             device.kind_of.free[device.config.id] = device
         self.freed.append(device)
+
+    def drop_news(self) -> None:
+        """Placement need not look at anything."""
+        self.offers.clear()
+        self.freed.clear()
+        for demand in self.seekers:
+            demand.sought = False
+        self.seekers.clear()

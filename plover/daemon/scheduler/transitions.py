@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn, cast
 import msgspec
 
 from plover.daemon.scheduler.state import (
+    HISTORY,
     Call,
     CallState,
     Client,
@@ -128,7 +129,7 @@ def _illegal(entity: Entity, record: Call | Worker | Nest | DeviceRecord | Clien
 def move_call(call: Call, reason: str) -> None:
     """Change a call's state as the table says for `reason`."""
     call.state = _CALL.get((call.state, reason)) or _illegal("call", call, reason)
-    call.history.append(reason)
+    call.history = (*call.history, reason)[-HISTORY:]
 
 
 def move_worker(worker: Worker, reason: str) -> None:
@@ -161,7 +162,7 @@ def move_client(client: Client, reason: str) -> None:
 def restore_call(call: Call, state: CallState) -> None:
     """Overwrite the state of a call whose books are wrong."""
     call.state = state
-    call.history.append(f"restored to {state}")
+    call.history = (*call.history, f"restored to {state}")[-HISTORY:]
 
 
 def restore_worker(worker: Worker, state: WorkerState) -> None:

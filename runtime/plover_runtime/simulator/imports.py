@@ -18,6 +18,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from plover.errors import NotSimulated
+
 _HERE = pathlib.Path(__file__).parent
 _STAND_INS = ("cupy", "cupyx")
 #: module → the function of ``kernels.mend`` that mends it once it is imported
@@ -54,6 +56,11 @@ class _Finder(importlib.abc.MetaPathFinder):
             return importlib.util.spec_from_file_location(
                 fullname, folder / "__init__.py", submodule_search_locations=[str(folder)]
             )
+        top, _, rest = fullname.partition(".")
+        if top in _STAND_INS and rest:
+            path_of = _HERE.joinpath(top, *rest.split("."))
+            if not path_of.is_dir() and not path_of.with_suffix(".py").exists():
+                raise NotSimulated(f"{fullname} is not simulated: the stand-in for CuPy lacks it", feature=fullname)
         if fullname in _MENDED:
             for finder in sys.meta_path:
                 if finder is self or not hasattr(finder, "find_spec"):

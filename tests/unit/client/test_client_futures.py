@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from plover import serialize
+from plover.client import futures
 from plover.client.futures import Future
 from plover.errors import CallCancelled, DaemonLost, WorkerLost
 from plover.exceptions import pack_exception
 from plover.wire.messages import Receipt
+from tests.support.fake_daemon import wait_until
 
 
 class FakeConnection:
@@ -151,7 +153,7 @@ class TestResults:
         assert call.result() == 1
 
     def test_a_child_of_the_process_cannot_wait_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        call, done = future(), future()
+        call, done = future(FakeConnection()), future()
         done.deliver(False, packed(1), RECEIPT)
         monkeypatch.setattr("os.getpid", lambda: -1)
         with pytest.raises(DaemonLost, match="a future belongs to the process that made the call") as caught:
@@ -317,27 +319,17 @@ class TestDeliveredAgain:
         call.fail(WorkerLost("no"))
         assert (call.result(), seen) == (1, [call])
 
-    def test_those_who_wait_are_told_if_the_first_time_did_not_come_to_that(self) -> None:
+    def test_those_who_wait_are_woken_if_the_first_time_did_not_come_to_that(self) -> None:
         call = future(FakeConnection())
-        seen: list[Any] = []
-        call.add_done_callback(seen.append)
         ended: list[Any] = []
-        waiting = threading.Event()
-
-        def wait() -> None:
-            waiting.set()
-            ended.append(concurrent.futures.wait([call], timeout=30).done)
-
-        thread = threading.Thread(target=wait)
+        thread = threading.Thread(target=lambda: ended.append(call.result(30)))
         thread.start()
-        waiting.wait(30)
-        while not call._waiters:
-            threading.Event().wait(0.001)
+        wait_until(lambda: call._ended is not None and call._ended._waiting, "it waits")
         call._sealed = packed("there")
-        call._result, call._state = None, "FINISHED"  # so far it came, and then the interrupt
-        call.deliver(False, packed("there"), RECEIPT)
+        call._state = "FINISHED"  # so far it came, and then the interrupt
+        call.deliver(False, packed("there"), RECEIPT, by_io=False)
         thread.join(30)
-        assert (ended, seen, call.result()) == ([{call}], [call], "there")
+        assert ended == ["there"]
 
     def test_a_kernels_arrays_are_written_again(self) -> None:
         call = future(FakeConnection())
@@ -355,6 +347,149 @@ class TestDeliveredAgain:
         assert not call.done()
         call.deliver(False, packed(3), RECEIPT)
         assert (call.result(), written) == (3, [3, 3])
+
+
+class TestEntered:
+    """Futures that others are entered at are ended by the connection's own thread, which is never interrupted."""
+
+    def test_a_callback(self) -> None:
+        call = future(FakeConnection())
+        seen: list[Any] = []
+        call.add_done_callback(seen.append)
+        assert call.deliver(False, packed(1), RECEIPT, by_io=False) is False
+        assert call.fail(WorkerLost("x"), RECEIPT, by_io=False) is False
+        assert (call.done(), call.receipt, seen) == (False, None, [])
+        assert call.deliver(False, packed(1), RECEIPT) is True
+        assert (call.result(), seen) == (1, [call])
+
+    def test_a_wait(self) -> None:
+        call = future(FakeConnection())
+        ended: list[Any] = []
+        thread = threading.Thread(target=lambda: ended.append(concurrent.futures.wait([call], 30).done))
+        thread.start()
+        wait_until(lambda: call._waiters, "it waits")
+        assert call.deliver(False, packed(1), RECEIPT, by_io=False) is False
+        assert ended == []
+        assert call.deliver(False, packed(1), RECEIPT) is True
+        thread.join(30)
+        assert ended == [{call}]
+
+    def test_a_callback_is_called_once_however_often_it_is_told(self) -> None:
+        call = future(connection := FakeConnection(at_work=True))
+        seen: list[Any] = []
+        call.add_done_callback(seen.append)
+        call.add_done_callback(lambda _: 1 / 0)
+        call.add_done_callback(seen.append)
+        call.deliver(False, packed(1), RECEIPT)
+        call.deliver(False, packed(1), RECEIPT)
+        for callback in connection.callbacks:
+            callback()
+        assert (len(connection.callbacks), seen) == (2, [call, call])
+
+    def test_others_than_the_io_thread_end_any_other_future_on_any_thread(self) -> None:
+        call = future(FakeConnection())
+        thread = threading.Thread(target=lambda: call.deliver(False, packed(1), RECEIPT, by_io=False))
+        thread.start()
+        thread.join(30)
+        assert call.result(0) == 1
+
+
+class TestLookedAt:
+    """Somebody holds a lock for long: in a signal handler in the middle of `wait`, or because an interrupt left it behind."""
+
+    def test_the_io_thread_does_not_wait_for_it(self) -> None:
+        call = future(FakeConnection())
+        seen: list[Any] = []
+        call.add_done_callback(seen.append)
+        with call._condition:
+            told: list[Any] = []
+            thread = threading.Thread(target=lambda: told.append(call.deliver(False, packed(1), RECEIPT)))
+            thread.start()
+            thread.join(30)
+            assert (told, call.done(), seen) == ([True], False, [])
+        assert call.result(30) == 1
+        wait_until(lambda: seen == [call], "the callback")
+
+    def test_a_caller_leaves_it_to_the_io_thread(self) -> None:
+        call = future(FakeConnection())
+        with call._condition:
+            told: list[Any] = []
+            thread = threading.Thread(target=lambda: told.append(call.deliver(False, packed(1), RECEIPT, by_io=False)))
+            thread.start()
+            thread.join(30)
+        assert (told, call.done()) == ([False], False)
+
+    def test_an_as_completed_that_takes_what_has_ended(self) -> None:
+        call = future(FakeConnection())
+        completed = concurrent.futures.as_completed([call], 30)
+        ended: list[Any] = []
+        thread = threading.Thread(target=lambda: ended.append(next(completed)))
+        thread.start()
+        wait_until(lambda: call._waiters, "it waits")
+        with call._waiters[0].lock:
+            telling = threading.Thread(target=lambda: call.deliver(False, packed(1), RECEIPT))
+            telling.start()
+            telling.join(30)
+            assert (telling.is_alive(), ended) == (False, [])
+        thread.join(30)
+        assert ended == [call]
+
+    def test_a_lock_that_was_left_behind_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(futures, "_LEFT_BEHIND_S", 0.01)
+        call = future(FakeConnection())
+        call._condition.acquire()
+        thread = threading.Thread(target=lambda: call.deliver(False, packed(1), RECEIPT))
+        thread.start()
+        assert call.result(30) == 1
+        thread.join(30)
+        wait_until(lambda: call._condition.acquire(timeout=0.1), "a new condition")
+
+
+class TestUnpacking:
+    def test_an_interrupt_leaves_it_packed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = future()
+        call.deliver(False, packed([1]), RECEIPT)
+        with monkeypatch.context() as patch:
+            patch.setattr(futures, "unpack", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                call.result()
+        assert call.result() == [1]
+
+    def test_a_signal_handler_that_asks_in_the_middle_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = future()
+        call.deliver(False, packed([1]), RECEIPT)
+        asked: list[Any] = []
+
+        def unpack(buffers: Any) -> Any:
+            if not asked:
+                asked.append(None)
+                asked.append(call.result())
+            return serialize.unpack(buffers)
+
+        monkeypatch.setattr(futures, "unpack", unpack)
+        assert call.result() == [1]
+        assert call.result() is asked[1]
+
+
+class TestInAChild:
+    def test_a_pending_one_has_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = future(FakeConnection())
+        call.add_done_callback(lambda _: pytest.fail("it is the parent's"))
+        call._condition.acquire()
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        call.disown()
+        assert concurrent.futures.wait([call], 0).done == {call}
+        with pytest.raises(DaemonLost, match="a future belongs to the process that made the call") as caught:
+            call.result()
+        assert caught.value.call_id == "c-1"
+        assert call.cancel() is False
+
+    def test_a_cancelled_one_stays_so(self) -> None:
+        call = future(FakeConnection())
+        call.cancel()
+        call.disown()
+        with pytest.raises(CallCancelled):
+            call.result()
 
 
 class TestWaiting:

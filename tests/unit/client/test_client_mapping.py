@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -179,3 +180,27 @@ def test_a_bound_below_one_is_refused(ordered: bool, in_flight: int) -> None:
     with pytest.raises(ValueError, match=f"in_flight is at least 1, not {in_flight}"):
         desk.map([1], ordered=ordered, in_flight=in_flight)
     assert desk.calls == []
+
+
+def test_a_progress_bar_counts_what_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    results = Desk(eager=True).map(range(3), progress="double", total=3)
+    assert list(results) == [0, 2, 4]
+    shown = capsys.readouterr().err
+    assert "double" in shown
+    assert "3/3" in shown
+
+
+def test_a_progress_bar_that_is_left_takes_back_what_is_pending(capsys: pytest.CaptureFixture[str]) -> None:
+    desk = Desk()
+    results = desk.map(range(5), progress="double")
+    desk.end(0)
+    assert next(results) == 0
+    del results
+    gc.collect()
+    assert desk.cancelled == [1, 2, 3, 4]
+
+
+def test_without_tqdm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match=r"draws with tqdm: pip install 'plover-gpu\[notebook\]'"):
+        Desk().map([1], progress="x")

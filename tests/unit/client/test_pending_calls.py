@@ -25,10 +25,11 @@ def test_a_payload_is_named_by_its_content() -> None:
 
 def test_a_function_goes_along_with_its_first_call_only() -> None:
     calls, function = PendingCalls(), payload()
-    assert calls.add(call(1, function)) is True
-    assert calls.add(call(2, function)) is False
-    assert calls.add(call(3, payload(b"other"))) is True
-    assert calls.submissions() == (1, 2, 3)
+    several = [call(1, function), call(2, function), call(3, payload(b"other"))]
+    for each in several:
+        calls.add(each)
+    assert [calls.must_send(each) for each in several] == [True, False, True]
+    assert list(calls.pending) == [1, 2, 3]
     assert len(calls) == 3
 
 
@@ -68,18 +69,41 @@ def test_a_refused_call_is_not_acknowledged_and_its_function_not_known() -> None
     assert calls.refuse(1) is one
     assert calls.refuse(1) is None
     assert calls.acknowledgements() == ()
-    assert calls.add(call(2, function)) is True
+    assert calls.must_send(call(2, function)) is True
 
 
-def test_a_lost_daemon_leaves_nothing() -> None:
+def test_a_call_that_nobody_wants_is_dropped_and_its_function_stays_known() -> None:
     calls, function = PendingCalls(), payload()
-    both = [call(1, function), call(2, function)]
-    for each in both:
+    calls.add(one := call(1, function))
+    assert calls.must_send(one) is True
+    calls.drop(1)
+    calls.drop(9)
+    assert (len(calls), calls.must_send(call(2, function))) == (0, False)
+
+
+def test_after_a_reconnection_what_was_sent_is_asked_for_and_acknowledgements_are_made_again() -> None:
+    calls, function = PendingCalls(), payload()
+    several = [call(number, function) for number in range(1, 5)]
+    for each in several:
         calls.add(each)
-    calls.end(7)
-    assert list(calls.end_all()) == both
-    assert (len(calls), calls.acknowledgements(), calls.submissions()) == (0, (), ())
-    assert calls.add(call(3, function)) is True
+    several[0].sent = several[1].sent = several[2].sent = True
+    calls.end(1)
+    assert calls.acknowledgements() == (1,)
+    calls.end(2)
+    calls.unacknowledged.append(3)  # and here came the interrupt: it was taken half
+    assert calls.resume() == [several[2]]
+    assert calls.acknowledgements() == (1, 2)
+    calls.acknowledge_again()
+    assert calls.acknowledgements() == (1, 2)
+
+
+def test_the_acknowledgements_that_are_made_again_are_bounded() -> None:
+    calls = PendingCalls()
+    for number in range(10_000):
+        calls.end(number)
+        calls.acknowledgements()
+    calls.acknowledge_again()
+    assert 0 < len(calls.acknowledgements()) < 10_000
 
 
 def test_a_call_as_a_message_with_its_payload() -> None:

@@ -21,7 +21,7 @@ def told(outcome: Any, worker: str = "worker 3 (pid 99)", output: str = "") -> t
     return error, text, dict(facts)
 
 
-ADVICE = " If it may run twice, let it be tried again with .options(retries=…)"
+ADVICE = "If it may run twice, let it be tried again with .options(retries=…)"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ ADVICE = " If it may run twice, let it be tried again with .options(retries=…)
 def test_a_lost_call(outcome: c.Lost, how: str) -> None:
     error, text, facts = told(outcome)
     assert error == "WorkerLost"
-    assert text == f"{CALL} was lost with worker 3 (pid 99), which died while it ran it: {how}.{ADVICE}"
+    assert text == f"{CALL} was lost with worker 3 (pid 99), which died while it ran it: {how}. {ADVICE}"
     assert facts == {
         "worker": "worker 3 (pid 99)",
         "exit_code": outcome.exit_code,
@@ -89,3 +89,12 @@ def test_a_cancelled_call(tier: Any, how: str) -> None:
 @pytest.mark.parametrize("error", ["NoCapacity", "VersionMismatch", "DeviceError"])
 def test_a_refused_call(error: Any) -> None:
     assert told(c.Refused(error, "no room")) == (error, f"{CALL} was refused: no room", {})
+
+
+def test_a_refusal_for_its_version_names_both_sides() -> None:
+    refused = c.Refused("VersionMismatch", "no such Python", c.Versions(client="3.9", daemon="3.11"))
+    error, text, facts = told(refused)
+    assert (error, text) == ("VersionMismatch", f"{CALL} was refused: no such Python")
+    assert facts == {"client": "3.9", "daemon": "3.11"}
+    made = errors.VersionMismatch(text, **facts)
+    assert (made.client, made.daemon) == ("3.9", "3.11")

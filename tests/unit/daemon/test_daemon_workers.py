@@ -48,7 +48,7 @@ def test_a_launch_hands_over_and_keeps_nothing_of_the_workers(workers: Workers) 
     record, launcher = launched(workers)
     (spec,) = launcher.specs
     assert (spec.worker, spec.nest, spec.token, spec.marker) == (1, 5, record.token, record.word)
-    for fd in (spec.stdout_fd, spec.stderr_fd, spec.page_fd):
+    for fd in (spec.stdout_fd, spec.stderr_fd, spec.records_fd, spec.page_fd):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
     launcher.pages[0].close()
@@ -59,10 +59,9 @@ def test_tokens_and_words_are_never_the_same(workers: Workers) -> None:
     assert len({one.token, two.token, one.word, two.word}) == 4
 
 
-def test_it_is_found_by_number_and_by_each_pipe(workers: Workers) -> None:
+def test_it_is_found_by_number(workers: Workers) -> None:
     one, two = launched(workers, 1)[0], launched(workers, 2)[0]
     assert (workers.find(1), workers.find(2), workers.find(3)) == (one, two, None)
-    assert [workers.of_pipe(pipe.fd) for pipe in two.output.pipes] == [two, two]
     assert list(workers) == [one, two]
     assert len(workers) == 2
 
@@ -77,13 +76,9 @@ def test_a_token_admits_once(workers: Workers) -> None:
 
 def test_a_worker_whose_end_was_told_is_admitted_no_more(workers: Workers) -> None:
     record, _ = launched(workers)
-    pipes = [pipe.fd for pipe in record.output.pipes]
     assert workers.remove(1) is record
     assert workers.remove(1) is None
     assert workers.admit(record.token, b"r1") is None
-    for fd in pipes:
-        with pytest.raises(KeyError):
-            workers.of_pipe(fd)
     record.close()
 
 
@@ -118,3 +113,23 @@ def test_its_name_for_people(workers: Workers) -> None:
     record.pid, record.sent = 77, [(3, 1)]
     assert record.name == "worker 1 (pid 77)"
     assert repr(record) == "<worker 1 (pid 77) pid=77 sent=[(3, 1)]>"
+
+
+def test_a_dead_worker_owes_the_results_of_what_its_page_says_has_ended(workers: Workers) -> None:
+    record, launcher = launched(workers)
+    for call in (1, 2, 3):
+        record.sent.append((call, 1))
+    page = launcher.pages[0]
+    assert not record.owes_results()  # nothing began
+    page.begin(1, 1)
+    assert not record.owes_results()  # the first was running
+    page.end()
+    assert record.owes_results()  # the first has ended
+    page.begin(2, 1)
+    assert record.owes_results()  # and the second was running
+    record.sent.remove((1, 1))
+    assert not record.owes_results()  # its result has come
+    page.end()
+    record.sent.remove((2, 1))
+    assert not record.owes_results()
+    page.close()

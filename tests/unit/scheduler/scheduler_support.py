@@ -75,6 +75,15 @@ class Desk:
         self.tell(ev.CallSubmitted(client=client, submission=submission, function=function, **more))
         return submission
 
+    def run(self, function: bytes = b"f", run_s: float = 0.0, **more: Any) -> cmd.SendCall:
+        """A call from its submission to its acknowledgement, on an idle worker; returns how it was sent."""
+        self.submit(function, **more)
+        sent = self.sent()
+        self.now += run_s
+        self.finish(sent)
+        self.acknowledge(self.submissions)
+        return sent
+
     def cancel(self, submission: int, **more: Any) -> list[cmd.Command]:
         more.setdefault("client", b"c")
         return self.tell(ev.CallCancelled(submission=submission, **more))

@@ -124,12 +124,12 @@ def test_workers_that_do_not_get_ready_count_as_failed_starts() -> None:
     assert desk.one(cmd.StartWorker).worker == 2
     desk.die(2, exit_code=1)
     desk.wait(1.0)
-    desk.die(3, exit_code=1)
+    desk.die(3, exit_code=1, reason="no process to be had")
     assert states(desk) == ["broken"]
     assert desk.one(cmd.StopNest).nest == 1
     refused = desk.outcome()
     assert isinstance(refused, cmd.Refused)
-    assert "code 1 before it was ready" in refused.reason
+    assert "code 1 before it was ready (no process to be had)" in refused.reason
     assert desk.one(cmd.SendOutcome).submission == submission
     desk.tell(ev.NestGone(nest=1, reason="stopped"))
     assert desk.last == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from scheduler_support import Desk
 
-from plover.daemon.scheduler import commands as cmd
 from plover.daemon.scheduler.events import GpuRequest
 from plover.daemon.scheduler.queues import SMALLEST_RUN_S
 
@@ -22,7 +21,7 @@ def serve(desk: Desk, runs_s: dict[bytes, float], count: int) -> list[bytes]:
 
 
 def test_priority_then_arrival() -> None:
-    desk = Desk("sim")
+    desk = Desk("sim", dispatched_per_worker=1)
     desk.submit()
     sent = desk.sent()
     low, high, also_high = desk.submit(), desk.submit(priority=5), desk.submit(priority=5)
@@ -164,44 +163,3 @@ def test_idle_flows_are_forgotten_in_the_end() -> None:
     desk.checked = True
     desk.submit(b"first", gpu=GpuRequest("H100"))
     assert desk.sent()
-
-
-def test_a_worker_may_be_sent_several_calls_in_order() -> None:
-    desk = Desk("sim", dispatched_per_worker=3)
-    sent = []
-    for _ in range(5):
-        desk.submit()
-        sent += desk.of(cmd.SendCall)
-    assert [(each.call, each.worker) for each in sent] == [(1, 1), (2, 1), (3, 1)]
-    desk.finish(sent[0])
-    assert desk.sent().call == 4
-    desk.finish(sent[1])
-    assert desk.sent().call == 5
-    for each in [sent[2], cmd.SendCall(worker=1, call=4, attempt=1, function=b"", with_payload=False)]:
-        desk.finish(each)
-        assert not desk.of(cmd.SendCall)
-    assert desk.scheduler.snapshot().workers[0].calls == (5,)
-
-
-def test_idle_workers_come_before_room_on_busy_ones() -> None:
-    desk = Desk("sim", "sim", dispatched_per_worker=2)
-    workers = []
-    for _ in range(4):
-        desk.submit()
-        workers.append(desk.sent().worker)
-    assert sorted(workers[:2]) == [1, 2]
-    assert sorted(workers[2:]) == [1, 2]
-
-
-def test_run_time_of_a_call_behind_another_counts_from_the_end_of_that_one() -> None:
-    desk = Desk("sim", dispatched_per_worker=2)
-    desk.submit(b"f")
-    f = desk.sent()
-    desk.submit(b"g")
-    g = desk.sent()
-    desk.now = 3.0
-    desk.finish(f)
-    desk.now = 4.0
-    desk.finish(g)
-    estimates = {flow.function: flow.estimate_s for flow in desk.scheduler.queues.flows.values()}
-    assert estimates == {b"f": 3.0, b"g": 1.0}

@@ -70,7 +70,7 @@ def test_a_client_with_nothing_on_the_books_is_forgotten() -> None:
 
 
 def test_a_silent_client_loses_what_waits_and_keeps_what_runs() -> None:
-    desk = Desk("sim", client_lease_s=30.0)
+    desk = Desk("sim", client_lease_s=30.0, dispatched_per_worker=1)
     ran = desk.submit()
     desk.finish(desk.sent())
     desk.submit()

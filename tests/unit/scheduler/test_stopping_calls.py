@@ -58,14 +58,17 @@ def test_an_outcome_after_the_kill_was_ordered_still_ends_it_as_killed() -> None
 
 
 def test_calls_behind_a_killed_one_go_back() -> None:
-    desk = Desk("sim", dispatched_per_worker=3)
-    front, cancelled, behind = desk.submit(), desk.submit(), desk.submit()
+    desk = Desk("sim")
+    desk.run()
+    front = desk.submit()
+    first = desk.sent()
+    cancelled, behind = desk.submit(), desk.submit()
     desk.cancel(front)
-    assert desk.one(cmd.InterruptCall).call == 1
+    assert desk.one(cmd.InterruptCall).call == first.call
     desk.cancel(cancelled)
     assert desk.last == []  # it has not begun: nothing to interrupt yet
     desk.wait(2.0)
-    desk.die(1, cmd.SendCall(worker=1, call=1, attempt=1, function=b"", with_payload=True))
+    desk.die(1, first)
     ends = {each.submission: each.outcome for each in desk.of(cmd.SendOutcome)}
     assert ends == {front: cmd.Cancelled("kill"), cancelled: cmd.Cancelled("kill")}
     desk.warm_all(desk.last)
@@ -73,10 +76,12 @@ def test_calls_behind_a_killed_one_go_back() -> None:
 
 
 def test_a_cancelled_call_behind_another_is_interrupted_when_its_turn_comes() -> None:
-    desk = Desk("sim", dispatched_per_worker=2)
+    desk = Desk("sim")
+    desk.run()
     desk.submit()
     first = desk.sent()
     second = desk.submit()
+    assert desk.sent()
     desk.cancel(second)
     assert desk.last == []
     desk.finish(first)
@@ -152,13 +157,33 @@ def test_a_cancellation_does_not_overrule_a_limit_that_was_reached() -> None:
 
 
 def test_a_call_that_has_not_begun_is_given_its_whole_time_anew() -> None:
-    desk = Desk("sim", dispatched_per_worker=2)
+    desk = Desk("sim")
+    desk.run()
     desk.submit()
+    first = desk.sent()
     desk.submit(timeout_s=5.0)
     assert reads(desk, 5.0) == [cmd.ReadPage(worker=1)]
-    desk.tell(ev.PageRead(worker=1, begun=(1, 1), begun_at=0.0))
+    desk.tell(ev.PageRead(worker=1, begun=(first.call, 1), begun_at=0.0))
     assert desk.last == []
     assert desk.scheduler.next_deadline() == 10.0
+
+
+def test_a_call_that_the_page_shows_is_stopped_though_the_one_before_it_has_not_been_heard_of() -> None:
+    desk = Desk("sim")
+    desk.run()
+    desk.submit()
+    first = desk.sent()
+    desk.submit(timeout_s=5.0)
+    second = desk.sent()
+    reads(desk, 5.0)
+    desk.tell(ev.PageRead(worker=1, begun=(second.call, 1), begun_at=0.0))
+    assert desk.last == [cmd.InterruptCall(worker=1, call=second.call, attempt=1)]
+    desk.finish(first)
+    assert not desk.of(cmd.InterruptCall)
+    reads(desk, 2.0)
+    assert desk.one(cmd.KillWorker)
+    desk.die(1, second)
+    assert desk.outcome() == cmd.TimedOut("run", 5.0)
 
 
 def test_a_page_that_nobody_asked_for_changes_nothing() -> None:

@@ -108,6 +108,7 @@ def test_an_unknown_environment_is_refused_by_name() -> None:
     assert refused.error == "NoCapacity"
     assert "'torch'" in refused.reason
     assert "'default', 'other'" in refused.reason
+    assert refused.versions is None
     assert desk.scheduler.snapshot().refused == 1
 
 
@@ -118,6 +119,7 @@ def test_another_python_is_refused_with_both_versions_and_the_remedy() -> None:
     assert refused.error == "VersionMismatch"
     assert "3.13" in refused.reason
     assert "run the client under Python 3.11" in refused.reason
+    assert refused.versions == cmd.Versions(client="3.13", daemon="3.11")
 
 
 def test_the_environment_of_the_call_is_used() -> None:

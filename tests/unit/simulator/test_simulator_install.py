@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-import pytest
+from tests.support.preconditions import needs
 
 
 def run(code):
@@ -22,8 +22,8 @@ def passes(code):
     return result.stdout
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="needs the real CuPy")
 def test_after_the_real_cupy_it_is_too_late():
+    needs(importlib.util.find_spec("cupy"), "the real CuPy")
     result = run("import cupy\nfrom plover_runtime import simulator\nsimulator.install()")
     assert "RuntimeError: the real CuPy is already imported in this process" in result.stderr
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from plover.errors import WireError
 from plover.wire import codec
 from plover.wire import messages as m
+from plover.wire.records import Logged, Warned
 
 DIRECTIONS: dict[str, tuple[Any, codec.Reader[Any]]] = {
     "client to daemon": (m.FromClient, codec.FROM_CLIENT),
@@ -44,7 +45,7 @@ def _values(kind: Any, packed: st.SearchStrategy[m.Packed]) -> st.SearchStrategy
         return packed
     if kind == m.Packed | None:
         return st.none() | packed
-    if kind in (m.CallOptions, m.Versions, m.Timings, m.Receipt):
+    if kind in (m.CallOptions, m.Versions, m.Timings, m.Receipt, Logged, Warned):
         return _fields(kind, packed)
     if kind is int or kind == tuple[int, ...]:
         numbers = st.integers(-(2**63), 2**64 - 1)
@@ -54,6 +55,8 @@ def _values(kind: Any, packed: st.SearchStrategy[m.Packed]) -> st.SearchStrategy
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is tuple and Ellipsis not in arguments:
         return st.tuples(*(_values(each, packed) for each in arguments))
+    if typing.get_origin(kind) is tuple and arguments[0] not in (int, str):
+        return st.lists(_values(arguments[0], packed), max_size=2).map(tuple)
     if typing.get_origin(kind) is dict:
         return st.dictionaries(st.text(max_size=5), _values(arguments[1], packed), max_size=3)
     if arguments and type(None) in arguments:

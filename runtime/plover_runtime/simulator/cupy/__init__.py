@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as _np
 
-from . import _array, _bridge, _core, _creation, _functions, _kernels, _methods, _misc, _names, _ufunc
+from . import _bridge, _core, _creation, _functions, _kernels, _methods, _misc, _names, _operators, _ufunc
 from ._array import flatiter, ndarray
 from ._kernels import ElementwiseKernel, RawKernel, RawModule, ReductionKernel
 from ._misc import c_, mgrid, ogrid, r_
@@ -30,7 +30,7 @@ _names_here.update(_misc.OLD_NAMES)
 for _function in (*[getattr(_creation, _name) for _name in _creation.PUBLIC], *_misc.FUNCTIONS):
     _function.__module__ = __name__
     _names_here[_function.__name__] = _function
-_array.attach_operators(_ufuncs)
+_operators.attach(_ufuncs)
 _methods.attach(_names_here)
 globals().update(_names_here)
 

@@ -11,6 +11,7 @@ import cupy as cp
 import pytest
 
 from plover.errors import NotSimulated
+from tests.support.preconditions import needs
 
 ASK = """
 import importlib, inspect, json
@@ -39,8 +40,7 @@ def real():
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ASK], env=environment, capture_output=True, text=True, check=False
     )
-    if run.returncode == 9:
-        pytest.skip("no CuPy is installed to compare with")
+    needs(run.returncode != 9, "an installed CuPy to compare with")
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 

@@ -1,0 +1,127 @@
+"""The way to a daemon, as the commands need it, and `plover doctor --address`: how far it is and what may be used there.
+
+Guarantees: what cannot be reached is said with the reason, as one error. Nothing here needs Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from plover import addresses, keys, profiles
+from plover.errors import DaemonUnreachable, PloverError
+from plover.profiles import Target
+from plover.versions import PLOVER, PYTHON
+from plover.wire import messages as m
+
+if TYPE_CHECKING:
+    from plover.client.connection import Connection
+    from plover.ways import Look
+
+__all__ = ["connected", "examine", "find_target", "round_trip"]
+
+_TRIPS = 10
+
+
+def find_target(address: str | None, *, of_this_machine: bool = False) -> Target:
+    """Which daemon a command is about.
+
+    Args:
+        address: as it was given: an address, a profile's name, or None.
+        of_this_machine: a default profile does not count.
+    """
+    if address:
+        return profiles.find(address)
+    skip_profiles = of_this_machine and not os.environ.get("PLOVER_ADDRESS")
+    configured = None if skip_profiles else profiles.configured()
+    return configured or Target(f"ipc://{addresses.default_directory() / addresses.SOCKET_NAME}")
+
+
+@contextlib.contextmanager
+def connected(target: Target) -> Iterator[tuple[Connection, Look | None]]:
+    """A connection to a daemon, for as long as it is needed; raises as `ways.open_way` does."""
+    from plover.ways import open_way
+
+    way = open_way(target)
+    try:
+        if target.address.startswith("ipc://") and not addresses.is_alive(addresses.socket_path(target.address)):
+            raise DaemonUnreachable(
+                f"no daemon runs at {target.address}: start one with `plover start --bind {target.address}`",
+                address=target.address,
+            )
+        connection = way.connect(target.address)
+        try:
+            yield connection, way.look
+        finally:
+            connection.close()
+    finally:
+        way.close()
+
+
+def round_trip(connection: Connection) -> tuple[dict[str, Any], float]:
+    """The status, and how long a question and its answer take, in seconds: the median of some."""
+    took = []
+    for _ in range(_TRIPS):
+        began = time.monotonic()
+        status: m.Status = connection.ask(m.AskStatus())
+        took.append(time.monotonic() - began)
+    return json.loads(status.document), statistics.median(took)
+
+
+def examine(address: str) -> tuple[list[str], bool]:
+    """What `plover doctor --address` says, and whether all is well."""
+    lines = [f"plover-gpu {PLOVER}, Python {PYTHON}"]
+    try:
+        target = profiles.find(address)
+        lines += ["", "where", f"  {target.address}" + (f" ({target.source})" if target.source else "")]
+        if target.address.startswith("tcp://"):
+            lines.append(f"  this user's key: {keys.client_key().public}")
+        with connected(target) as (connection, look):
+            document, took_s = round_trip(connection)
+            lines += _reached(connection.welcome, look, took_s, document)
+    except (PloverError, ValueError, OSError) as error:
+        return [*lines, "", f"not to be used: {error}"], False
+    return lines, True
+
+
+def _reached(welcome: m.Welcome, look: Look | None, took_s: float, document: dict[str, Any]) -> list[str]:
+    lines = ["", "how far"]
+    if look is not None:
+        lines.append(
+            f"  {look.endpoint}: connected in {look.connect_s * 1e3:.1f} ms, "
+            f"both keys proved in {look.prove_s * 1e3:.1f} ms"
+        )
+    scheduler = document["scheduler"]
+    return [
+        *lines,
+        f"  a question and its answer take {took_s * 1e3:.2f} ms",
+        "",
+        "who",
+        f"  a daemon of plover-gpu {welcome.versions.plover}, which knows you as tenant {welcome.tenant}",
+        "",
+        "what may be used",
+        *_devices(scheduler["devices"]),
+        f"  environment default: Python {welcome.versions.python}"
+        + _different(welcome.versions.python)
+        + "".join(f", {name} {version}" for name, version in sorted(welcome.versions.packages.items())),
+        f"  your calls waiting: {scheduler['queued'].get(welcome.tenant, 0)}",
+        "",
+        "limits",
+        *(f"  {name} = {value}" for name, value in document["limits"].items()),
+    ]
+
+
+def _devices(devices: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"  {device['id']}  {device['model']}  {device['memory_bytes'] / 2**30:.1f} GiB  {device['state']}"
+        for device in devices
+    ]
+
+
+def _different(python: str) -> str:
+    return "" if python == PYTHON else f" (here: {PYTHON}; functions that go by value need the same)"

@@ -1,0 +1,1 @@
+"""What `plover.serialize` is made of: reducers, captures, large buffers, and the search for what cannot travel."""

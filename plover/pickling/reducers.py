@@ -1,0 +1,395 @@
+"""How each type of object is taken apart, where cloudpickle's way is wrong, slow, or silent about what cannot work.
+
+cloudpickle asks `reducer_override` about every object that is not a plain built-in one. Here the answer is looked up by
+the object's type, once a type; everything else is left to cloudpickle.
+
+Guarantees: recognizing an object imports nothing. What is refused is refused here, by `plover.pickling.advice.Refused`,
+before any of it is read. Assumes: attribute names of Numba 0.60–0.68's CPU dispatchers and CuPy 13–14's ufuncs and fusions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import operator
+import pickle
+import sys
+import types
+import typing
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from cloudpickle import cloudpickle as _internals
+
+from plover.pickling import advice, buffers, classes
+
+__all__ = ["Reducing", "is_plain", "is_singledispatch", "reduction"]
+
+Handler = Callable[[Any], Any]
+
+
+class Reducing:
+    """Mixed into a pickler: cloudpickle's way of reducing functions and classes, mended.
+
+    Attributes:
+        reducers: asked first about every object; each answers with what `__reduce__` may return, or `NotImplemented`.
+        classes: the classes that went by value, in order.
+    """
+
+    reducers: Sequence[Handler]
+    classes: list[type]
+    globals_ref: dict[int, dict[str, Any]]
+
+    _function_reduce = cloudpickle.Pickler._function_reduce
+    _dynamic_function_reduce = cloudpickle.Pickler._dynamic_function_reduce
+    _function_getnewargs = cloudpickle.Pickler._function_getnewargs
+
+    def reducer_override(self, obj: Any) -> Any:
+        """What pickle asks about an object: how it is reduced, or `NotImplemented` for its own way."""
+        for reduce in self.reducers:
+            reduced = reduce(obj)
+            if reduced is not NotImplemented:
+                return reduced
+        kind = type(obj)
+        if kind is types.FunctionType:
+            if is_singledispatch(obj) and not _is_importable(obj):
+                return _reduce_singledispatch(obj)
+            return self._function_reduce(obj)
+        if issubclass(kind, type):
+            if not classes.goes_by_value(obj):
+                return _internals._class_reduce(obj)
+            classes.name_class(obj)
+            self.classes.append(obj)
+            return _reduce_class(obj)
+        handler = _handler_of(kind)
+        return NotImplemented if handler is None else handler(obj)
+
+
+def _reduce_class(cls: Any) -> Any:
+    """cloudpickle's way, mended: real slots, private ones too, and the qualified name."""
+    reduced = _internals._dynamic_class_reduce(cls)
+    attributes = reduced[2][0]
+    # copyreg keeps it in a class once an instance was pickled: the bytes would not be the same before and after.
+    attributes.pop("__slotnames__", None)
+    if issubclass(cls, enum.Enum):
+        return reduced
+    attributes["__qualname__"] = "".join(cls.__qualname__)
+    if isinstance(attributes.get("__slots__"), str | tuple | list) and not issubclass(cls, tuple):
+        # Those of a tuple are empty, and NamedTuple makes them itself.
+        reduced[1][3]["__slots__"] = attributes.pop("__slots__")
+        for name, value in list(attributes.items()):
+            if isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls:
+                del attributes[name]
+    return reduced
+
+
+def reduction(obj: Any, reducers: Iterable[Handler]) -> Handler:
+    """What tells how an object that is neither function nor class is pickled: asked about it, it answers as `__reduce__`."""
+    for reduce in reducers:
+        if reduce(obj) is not NotImplemented:
+            return reduce
+    handler = _handler_of(type(obj))
+    if handler is not None and handler(obj) is not NotImplemented:
+        return handler
+    return cloudpickle.Pickler.dispatch_table.get(type(obj)) or _REDUCE
+
+
+_REDUCE: Handler = operator.methodcaller("__reduce_ex__", 5)
+
+
+def is_plain(obj: Any, reducers: Iterable[Handler]) -> bool:
+    """Whether pickling an object is its class and its attributes, and nobody has another way for it."""
+    kind: Any = type(obj)
+    if any(reduce(obj) is not NotImplemented for reduce in reducers) or _handler_of(kind) is not None:
+        return False
+    state = getattr(kind, "__getstate__", None)
+    return (
+        kind not in cloudpickle.Pickler.dispatch_table
+        and not _has_own_reduce(kind)
+        and kind.__getattribute__ is object.__getattribute__
+        and (state is getattr(object, "__getstate__", None) or state is _DATACLASS_STATE)
+        and not hasattr(kind, "__getnewargs__")
+        and not hasattr(kind, "__getnewargs_ex__")
+        and not issubclass(kind, list | dict)
+        and not {"__reduce_ex__", "__getstate__"} & getattr(obj, "__dict__", {}).keys()
+    )
+
+
+#: What a dataclass with slots has: its fields, which are its slots.
+_DATACLASS_STATE = getattr(dataclasses, "_dataclass_getstate", None)
+
+_handlers: weakref.WeakKeyDictionary[type, Handler | None] = weakref.WeakKeyDictionary()
+
+
+def _handler_of(kind: type) -> Handler | None:
+    try:
+        return _handlers[kind]
+    except KeyError:
+        handler = _handlers[kind] = _find_handler(kind)
+        return handler
+    except TypeError:  # a metaclass that makes its classes unhashable
+        return _find_handler(kind)
+
+
+def _find_handler(kind: type) -> Handler | None:
+    named = _BY_TYPE.get(kind)
+    if named is None:
+        names = {(getattr(base, "__module__", ""), base.__qualname__) for base in kind.__mro__}
+        named = next((handler for name, handler in _BY_NAME.items() if name in names), None)
+    if named is not None:
+        return named
+    told = advice.kind_of(kind)
+    if told is not None and told.refused:
+        return functools.partial(_refuse, told)
+    if kind in cloudpickle.Pickler.dispatch_table or not kind.__flags__ & _HEAP_TYPE:
+        return None
+    return _reduce_own_way if _has_own_reduce(kind) else None
+
+
+def _has_own_reduce(kind: Any) -> bool:
+    return kind.__reduce__ is not object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__
+
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: what a class statement makes
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def _refuse(kind: advice.Kind, obj: Any) -> Any:
+    if obj is sys.stdout or obj is sys.stderr:
+        return getattr, (sys, "stdout" if obj is sys.stdout else "stderr")
+    raise refusal(obj, kind)
+
+
+def refusal(obj: Any, kind: advice.Kind) -> advice.Refused:
+    """What is raised about an object that must not travel."""
+    name = f"module {obj.__name__!r}" if isinstance(obj, types.ModuleType) else advice.type_name(type(obj))
+    return advice.Refused(f"cannot send {name}: {kind.what}. {kind.remedy}.", path=name, kind=kind)
+
+
+def _reduce_module(module: types.ModuleType) -> Any:
+    """A module that stands in `sys.modules` goes by its name: then there must be something to import by that name.
+
+    It may also be a parent that makes it when it is imported, as `six` does.
+    """
+    name = module.__name__
+    if sys.modules.get(name) is not module or name == "__main__":
+        return NotImplemented
+    while name:
+        found = sys.modules.get(name)
+        if any(getattr(found, attribute, None) is not None for attribute in ("__spec__", "__loader__", "__file__")):
+            return NotImplemented
+        name = name.rpartition(".")[0]
+    raise refusal(module, advice.MODULE)
+
+
+def _reduce_own_way(obj: Any) -> Any:
+    """An object with a `__reduce__` of its own: it may say that it is a global, but not one of ``__main__``."""
+    reduced = obj.__reduce_ex__(5)
+    if type(reduced) not in (str, tuple):
+        name = type(obj).__qualname__
+        raise pickle.PicklingError(f"{name}.__reduce__ returned {type(reduced).__name__}, not a string or a tuple")
+    if isinstance(reduced, str) and pickle.whichmodule(obj, reduced) == "__main__":  # type: ignore[attr-defined]
+        raise refusal(obj, advice.MAIN_ONLY)
+    return reduced
+
+
+def _reduce_view(view: memoryview) -> Any:
+    try:
+        return buffers.reduce_view(view)
+    except ValueError as error:
+        raise refusal(view, advice.VIEW) from error
+
+
+# -- functools ---------------------------------------------------------------------------------------------------------
+
+
+def _is_importable(obj: Any) -> bool:
+    module = sys.modules.get(getattr(obj, "__module__", None) or "__main__")
+    if module is None or obj.__module__ == "__main__" or _internals._is_registered_pickle_by_value(module):
+        return False
+    try:
+        return _internals._getattribute(module, obj.__qualname__) is obj
+    except AttributeError:
+        return False
+
+
+def _extra(obj: Any, made: Iterable[str]) -> dict[str, Any]:
+    """What somebody set on a function-like object, beyond what making it sets."""
+    left_out = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", *made}
+    return {name: value for name, value in vars(obj).items() if name not in left_out}
+
+
+def _reduce_cached(function: Any) -> Any:
+    """A function under `lru_cache`, which says it is a global: it is made anew, its cache empty."""
+    if _is_importable(function):
+        return NotImplemented
+    how = function.cache_parameters()
+    extra = _extra(function, ("cache_parameters",))
+    return _make_cached, (function.__wrapped__, how["maxsize"], how["typed"]), extra or None
+
+
+def _make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+def is_singledispatch(function: types.FunctionType) -> bool:
+    """Whether `functools.singledispatch` made a function."""
+    attributes = function.__dict__
+    return "_clear_cache" in attributes and "registry" in attributes
+
+
+def _reduce_singledispatch(function: Any) -> Any:
+    """A single-dispatch function, whose own cache holds weak references: it is made anew from its registry."""
+    registry = dict(function.registry)
+    default = registry.pop(object)
+    extra = _extra(function, ("registry", "register", "dispatch", "_clear_cache"))
+    return _make_singledispatch, (default,), (list(registry.items()), extra), None, None, _fill_singledispatch
+
+
+def _make_singledispatch(default: Any) -> Any:
+    return functools.singledispatch(default)
+
+
+def _fill_singledispatch(function: Any, state: tuple[list[tuple[type, Any]], dict[str, Any]]) -> None:
+    implementations, extra = state
+    for cls, implementation in implementations:
+        function.register(cls, implementation)
+    vars(function).update(extra)
+
+
+def _reduce_cached_property(prop: Any) -> Any:
+    """On Python 3.11 it holds a lock."""
+    return _make_cached_property, (prop.func, prop.attrname, prop.__doc__)
+
+
+def _make_cached_property(function: Any, name: str | None, doc: str | None) -> Any:
+    made: Any = functools.cached_property(function)
+    made.attrname, made.__doc__ = name, doc
+    return made
+
+
+def _reduce_missing(missing: Any) -> Any:
+    """What dataclasses ask for by identity: the worker's own, or a field without a default would have one there."""
+    return getattr, (dataclasses, "MISSING")
+
+
+# -- typing ------------------------------------------------------------------------------------------------------------
+
+
+def _reduce_typevar(variable: Any) -> Any:
+    """cloudpickle's way, but with an id that is the same in every process."""
+    if not _is_at(variable):
+        classes.name_class(variable)
+    return _internals._typevar_reduce(variable)
+
+
+def _is_at(obj: Any) -> bool:
+    """Whether an object of `typing` is found in the module that it says it is of, and that is importable."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "__main__")
+    return obj.__module__ != "__main__" and getattr(module, obj.__name__, None) is obj
+
+
+def _reduce_parameters(spec: Any) -> Any:
+    """ParamSpec and TypeVarTuple, which say that they are globals."""
+    return NotImplemented if _is_at(spec) else (_make_parameters, (type(spec).__name__, spec.__name__))
+
+
+def _make_parameters(kind: str, name: str) -> Any:
+    return getattr(typing, kind)(name)
+
+
+def _reduce_newtype(new: Any) -> Any:
+    if _is_at(new):
+        return NotImplemented
+    return _make_newtype, (new.__name__, new.__supertype__, new.__module__, new.__qualname__)
+
+
+def _make_newtype(name: str, supertype: Any, module: str, qualname: str) -> Any:
+    new_type: Any = typing.NewType  # not a declaration
+    made = new_type(name, supertype)
+    made.__module__, made.__qualname__ = module, qualname
+    return made
+
+
+# -- Numba and CuPy ----------------------------------------------------------------------------------------------------
+
+
+def _reduce_njit(dispatcher: Any) -> Any:
+    """A CPU dispatcher as its function and options. Its own way nests a pickler of Numba's, which knows none of this,
+    and an id by which a worker would take it for an earlier one whose globals were others.
+    """
+    signatures = None if dispatcher._can_compile else [each.signature for each in dispatcher.overloads.values()]
+    return _make_njit, (
+        type(dispatcher),
+        dispatcher.py_func,
+        dict(dispatcher.locals),
+        dict(dispatcher.targetoptions),
+        signatures,
+    )
+
+
+def _make_njit(cls: Any, function: Any, types_of_locals: Any, options: Any, signatures: list[Any] | None) -> Any:
+    dispatcher = cls(function, types_of_locals, options)
+    if signatures is not None:
+        for signature in signatures:
+            dispatcher.compile(signature)
+        dispatcher.disable_compile()
+    return dispatcher
+
+
+def _reduce_numba_state(state: Any) -> Any:
+    """What Numba would put through a pickler of its own."""
+    return state._reduce()
+
+
+def _reduce_cupy_ufunc(ufunc: Any) -> Any:
+    """CuPy's ufuncs are all its own: by name."""
+    cupy = sys.modules.get("cupy")
+    name = ufunc.name.removeprefix("cupy_")
+    for module, path in ((cupy, "cupy"), (sys.modules.get("cupyx.scipy.special"), "cupyx.scipy.special")):
+        if getattr(module, name, None) is ufunc:
+            return _get, (path, name)
+    return NotImplemented
+
+
+def _get(module: str, name: str) -> Any:
+    __import__(module)
+    return getattr(sys.modules[module], name)
+
+
+def _reduce_fusion(fusion: Any) -> Any:
+    return _make_fusion, (fusion.func, fusion.name)
+
+
+def _make_fusion(function: Any, name: str) -> Any:
+    import cupy
+
+    return cupy.fuse(kernel_name=name)(function)
+
+
+_BY_TYPE: dict[type, Handler] = {
+    np.ndarray: buffers.reduce_array,
+    memoryview: _reduce_view,
+    types.ModuleType: _reduce_module,
+    type(dataclasses.MISSING): _reduce_missing,
+    functools._lru_cache_wrapper: _reduce_cached,
+    functools.cached_property: _reduce_cached_property,
+    typing.TypeVar: _reduce_typevar,
+    typing.ParamSpec: _reduce_parameters,
+    typing.TypeVarTuple: _reduce_parameters,
+    typing.NewType: _reduce_newtype,
+}
+_BY_NAME: dict[tuple[str, str], Handler] = {
+    ("numba.core.dispatcher", "Dispatcher"): _reduce_njit,
+    ("numba.core.serialize", "_CustomPickled"): _reduce_numba_state,
+    ("numba.cuda.serialize", "_CustomPickled"): _reduce_numba_state,
+    ("numpy.ma", "MaskedArray"): buffers.reduce_masked,  # by name: importing numpy.ma takes 10 ms
+    ("numpy.ma.core", "MaskedArray"): buffers.reduce_masked,
+    ("cupy._core._kernel", "ufunc"): _reduce_cupy_ufunc,
+    ("cupy._core.fusion", "Fusion"): _reduce_fusion,
+}

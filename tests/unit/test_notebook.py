@@ -1,0 +1,127 @@
+"""The ``%%gpu`` cell and what things look like, in a real IPython shell; the call itself runs inline."""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+import sys
+import traceback
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+import plover
+from plover import context, notebook
+from plover.notebook import Cell, parse_line, run_cell
+from plover.wire.messages import Receipt
+
+
+@pytest.mark.parametrize(
+    ("line", "cell"),
+    [
+        ("", Cell((), (), {})),
+        ("x y", Cell(("x", "y"), (), {})),
+        ("x,y -> z", Cell(("x", "y"), ("z",), {})),
+        ("-> a, b", Cell((), ("a", "b"), {})),
+        ("--timeout 5 --gpu=H100 x -> y", Cell(("x",), ("y",), {"timeout": 5.0, "gpu": "H100"})),
+        ("--queue-timeout=2 --retries 3", Cell((), (), {"queue_timeout": 2.0, "retries": 3})),
+    ],
+)
+def test_the_line(line: str, cell: Cell) -> None:
+    assert parse_line(line) == cell
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("--speed 9", "has no option --speed; it is used as: %%gpu"),
+        ("--timeout", "--timeout needs a value"),
+        ("x.y", "'x.y' is not the name of a variable"),
+        ("x -> 2", "'2' is not the name of a variable"),
+    ],
+)
+def test_a_line_that_is_none(line: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse_line(line)
+
+
+class TestRunning:
+    def test_a_cell_sees_its_inputs_and_gives_back_its_outputs(self) -> None:
+        assert run_cell("z = x + 1\nw = z * 2\nz", "<cell>", {"x": 2}, ("w", "z")) == ([6, 3], 3)
+
+    def test_without_a_last_expression(self) -> None:
+        assert run_cell("z = 1", "<cell>", {}, ()) == ([], None)
+        assert run_cell("", "<cell>", {}, ()) == ([], None)
+
+    def test_it_sees_nothing_else(self) -> None:
+        with pytest.raises(NameError, match="'pytest' is not defined"):
+            run_cell("pytest", "<cell>", {}, ())
+
+    def test_a_name_that_it_did_not_bind(self) -> None:
+        with pytest.raises(NameError, match="did not bind a, b, which stands behind ->") as caught:
+            run_cell("c = 1", "<cell>", {}, ("a", "c", "b"))
+        assert caught.value.name == "a"
+
+    def test_a_traceback_shows_its_lines(self) -> None:
+        with pytest.raises(ZeroDivisionError) as caught:
+            run_cell("x = 0\nprint(1 / x)\n", "<cell 9>", {}, ())
+        last = traceback.extract_tb(caught.value.__traceback__)[-1]
+        assert (last.filename, last.lineno, last.line) == ("<cell 9>", 2, "print(1 / x)")
+        del linecache.cache["<cell 9>"]
+
+    def test_functions_of_it_call_each_other(self) -> None:
+        source = "def a(n): return b(n) + 1\ndef b(n): return n * 10\na(2)"
+        assert run_cell(source, "<cell>", {}, ()) == ([], 21)
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(context, "in_worker", lambda: True)  # every form of call runs inline
+    for name in ("display", "get_ipython"):  # IPython puts these there
+        monkeypatch.setattr(builtins, name, None, raising=False)
+    monkeypatch.setattr(sys, "displayhook", sys.displayhook)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "plover")
+    yield shell
+    InteractiveShell.clear_instance()
+
+
+class TestInIPython:
+    def test_a_cell(self, shell: Any) -> None:
+        shell.push({"x": 20})
+        assert shell.run_cell("%%gpu x -> y\ny = x + 1\ny * 2").result == 42
+        assert shell.user_ns["y"] == 21
+
+    def test_a_name_that_is_not_there(self, shell: Any) -> None:
+        done = shell.run_cell("%%gpu missing\n1")
+        assert isinstance(done.error_in_exec, NameError)
+        assert "'missing' is not defined here, so it cannot go to the worker" in str(done.error_in_exec)
+
+    def test_what_the_cell_raises(self, shell: Any) -> None:
+        done = shell.run_cell("%%gpu\n1 / 0")
+        assert isinstance(done.error_in_exec, ZeroDivisionError)
+
+
+class TestLooks:
+    def test_a_receipt(self) -> None:
+        receipt = Receipt(
+            queue_s=0.0000021, load_s=0.0123, run_s=2.5, worker="worker 1", devices=("simulated:0",), attempt=2,
+            warm=True, simulated=True,
+        )  # fmt: skip
+        text = receipt._repr_html_()
+        for part in ("2 µs", "12.30 ms", "2.50 s", "simulated:0 (simulated)", "worker 1", "yes", ">2<"):
+            assert part in text
+        assert "transfer" not in text
+
+    def test_one_of_a_call_that_never_ran(self) -> None:
+        assert "queue" not in Receipt()._repr_html_()
+
+    def test_text_is_escaped(self) -> None:
+        assert "&lt;b&gt;" in notebook.table("<b>", [("<b>", "<b>")])
+        assert "<td style='text-align:left'>1</td>" in notebook.table("t", {"a": 1})
+
+
+def test_the_extension_is_plovers() -> None:
+    assert plover.load_ipython_extension.__doc__ is not None
