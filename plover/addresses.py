@@ -36,10 +36,10 @@ __all__ = [
     "default_directory",
     "is_alive",
     "make_directory",
-    "secret_for",
     "parse",
     "parse_bind",
     "read_secret",
+    "secret_for",
     "socket_path",
 ]
 

@@ -231,18 +231,22 @@ class Session:
     @staticmethod
     def _check_size(payload: Payload, buffers: list[serialize.Buffer], connection: Connection) -> None:
         welcome = connection.welcome
-        for what, limit, parts in (
-            ("the function", welcome.function_limit_bytes, payload.buffers),
-            ("the arguments", welcome.payload_limit_bytes, buffers),
-        ):
-            size = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
-            if size > limit:
-                raise PayloadTooLarge(
-                    f"{what} of this call of {payload.name} are {size} bytes, and the daemon's limit is {limit}"
-                    + ("; pass captured data as arguments" if what == "the function" else "; send less at a time"),
-                    size_bytes=size,
-                    limit_bytes=limit,
-                )
+        size = 0
+        for buffer in buffers:
+            size += buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+        if size > welcome.payload_limit_bytes:
+            raise _too_large("the arguments", payload.name, size, welcome.payload_limit_bytes, "send less at a time")
+        if payload.size_bytes > welcome.function_limit_bytes:
+            advice = "pass captured data as arguments"
+            raise _too_large("the function", payload.name, payload.size_bytes, welcome.function_limit_bytes, advice)
+
+
+def _too_large(what: str, name: str, size: int, limit: int, advice: str) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"{what} of this call of {name} are {size} bytes, and the daemon's limit is {limit}; {advice}",
+        size_bytes=size,
+        limit_bytes=limit,
+    )
 
 
 def remote(function: Any) -> Any:

@@ -36,11 +36,16 @@ class Payload(msgspec.Struct, frozen=True):
     buffers: list[Buffer]
     classes: list[type]
     name: str
+    size_bytes: int = 0
 
     @classmethod
     def of(cls, buffers: list[Buffer], classes: list[type], name: str) -> Payload:
         """Name a payload by its content."""
-        return cls(digest(buffers), buffers, classes, name)
+        return cls(digest(buffers), buffers, classes, name, _size_bytes(buffers))
+
+
+def _size_bytes(buffers: Sequence[Buffer]) -> int:
+    return sum(buffer.nbytes if isinstance(buffer, memoryview) else len(buffer) for buffer in buffers)
 
 
 class PendingCall(msgspec.Struct, eq=False):

@@ -284,6 +284,8 @@ class Connection:
             if now - turns.attended >= ATTEND_S:
                 line.receive(turn, now)
         self._release(turn)
+        if talk.calls.pending:
+            turns.loose = True  # whoever made these does not wait for them at the moment
         rests_until = turns.io_rests_until
         if turns.io_wanted or talk.calls.pending or rests_until is None or rests_until > now + _SOON_S:
             line.tell_io(now)

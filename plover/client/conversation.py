@@ -5,10 +5,10 @@ other message, and an outcome that others than its caller wait for) it leaves in
 ever interrupts.
 
 Guarantees: a call is in the outbox, or may have been sent, as long as it is in the table, and is sent only while it is there;
-an outcome is delivered before its call is taken off. So a caller's part may be interrupted anywhere: after a reconnection the
-daemon is asked for what may have been sent, and delivering twice does no harm. What the daemon does not know then is sent again
-if it cannot have been forgotten (a client that was never silent for as long as its lease), or may run twice; otherwise it ends
-as `DaemonLost`. Cancellations and acknowledgements are made again, too; only output may be lost.
+an outcome is delivered before its call is taken off. So a caller's part may be interrupted anywhere: after a reconnection
+the daemon is asked for what may have been sent, and delivering twice does no harm. What the daemon does not know then is
+sent again if it cannot have been forgotten (a client that was never silent for as long as its lease), or may run twice;
+otherwise it ends as `DaemonLost`. Cancellations and acknowledgements are made again, too; only output may be lost.
 
 Assumes: every method is called by whoever has the turn, but for `end`.
 """

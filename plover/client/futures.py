@@ -271,7 +271,7 @@ class Future(concurrent.futures.Future[R]):
             self._ended.set()
 
     def disown(self) -> None:
-        """In a child of the process, where none of its other threads is: the call is the parent's, and nobody ends it here."""
+        """In a child of the process, where none of its other threads is: the call is the parent's; nobody ends it here."""
         self._condition = Condition()  # the old one's holder may be a thread that is not here
         self._unseal_lock = threading.RLock()
         if not self.done():
@@ -301,6 +301,8 @@ class Future(concurrent.futures.Future[R]):
     ) -> bool:
         """End it, unless it has ended: then those who wait are told again."""
         what = (by_io, receipt, sealed, error, value)
+        if not by_io and self._condition._is_owned():
+            return False  # in a signal handler or a destructor, in the middle of this thread's looking at it
         if threading.get_ident() == _main_thread:  # an interrupt may strike between any two calls
             with self._condition:
                 ended = self._set(*what)

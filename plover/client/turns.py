@@ -20,8 +20,9 @@ __all__ = ["ATTEND_S", "GRACE_S", "SLICE_S", "STUCK_S", "Turn", "Turns"]
 
 #: A thread that waits for a call does the work for so long; a longer call is the I/O thread's.
 SLICE_S = 0.05
-#: The I/O thread takes over what is pending when nobody has looked for messages for so long.
-GRACE_S = 0.005
+#: The I/O thread takes over what is pending when nobody has looked for messages for so long. Only who polls `done()` waits
+#: for that; a busy machine may keep a thread that submits many calls in a row from running for half as long.
+GRACE_S = 0.02
 #: A thread that only sends looks for messages, too, when nobody has for so long: less than GRACE_S, so that many calls
 #: submitted in a row do not bring the I/O thread in, which would compete with them for the interpreter.
 ATTEND_S = 0.001

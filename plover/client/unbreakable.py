@@ -1,7 +1,7 @@
 """A condition and an event that an interrupt does not break.
 
-The standard library's are written in Python. An exception between two of their instructions, such as Ctrl-C raises on the main
-thread, leaves a lock taken for good, or gives one back twice; then every other thread that touches it hangs.
+The standard library's are written in Python. An exception between two of their instructions, such as Ctrl-C raises on the
+main thread, leaves a lock taken for good, or gives one back twice; then every other thread that touches it hangs.
 
 Guarantees: what is interrupted in here is as if it had not begun, or as if it were done. Assumes: the GIL.
 """

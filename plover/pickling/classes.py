@@ -13,10 +13,8 @@ Assumes: cloudpickle's private tables of classes, which are read and exchanged i
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import pickle
-import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator
@@ -66,18 +64,20 @@ class ClassNamespace:
     def __init__(self) -> None:
         self._by_id: Any = weakref.WeakValueDictionary()
         self._by_class: Any = weakref.WeakKeyDictionary()
+        self._outer: list[tuple[Any, Any]] = []  # the tables that stood before, as often as it is entered
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Cloudpickle's own tables, exchanged for these."""
-        outer = _internals._DYNAMIC_CLASS_TRACKER_BY_ID, _internals._DYNAMIC_CLASS_TRACKER_BY_CLASS
-        with _exchange_lock:
-            _internals._DYNAMIC_CLASS_TRACKER_BY_ID = self._by_id
-            _internals._DYNAMIC_CLASS_TRACKER_BY_CLASS = self._by_class
-        try:
-            yield
-        finally:
-            _internals._DYNAMIC_CLASS_TRACKER_BY_ID, _internals._DYNAMIC_CLASS_TRACKER_BY_CLASS = outer
+    def entered(self) -> ClassNamespace:
+        """For a ``with``: cloudpickle's own tables, exchanged for these."""
+        return self
+
+    def __enter__(self) -> None:
+        self._outer.append((_internals._DYNAMIC_CLASS_TRACKER_BY_ID, _internals._DYNAMIC_CLASS_TRACKER_BY_CLASS))
+        _internals._DYNAMIC_CLASS_TRACKER_BY_ID = self._by_id
+        _internals._DYNAMIC_CLASS_TRACKER_BY_CLASS = self._by_class
+
+    def __exit__(self, *_: object) -> None:
+        tables = self._outer.pop()
+        _internals._DYNAMIC_CLASS_TRACKER_BY_ID, _internals._DYNAMIC_CLASS_TRACKER_BY_CLASS = tables
 
     def reduce(self, obj: Any) -> Any:
         """A reducer for results: a class that came from the client goes back as its id."""
@@ -86,6 +86,3 @@ class ClassNamespace:
             if identity is not None and identity.startswith(_HOME):
                 return class_at_home, (identity,)
         return NotImplemented
-
-
-_exchange_lock = threading.Lock()

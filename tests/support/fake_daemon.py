@@ -1,7 +1,7 @@
 """A daemon without workers, on a thread of this process: it speaks the protocol, and a test says what it answers and when.
 
-Guarantees: it keeps to the rules of the real one: who has shaken hands on a new connection is a stranger on the old one; a call
-is remembered until its client acknowledges its outcome, and a submission of a call that is not remembered is run as new.
+Guarantees: it keeps to the rules of the real one: who has shaken hands on a new connection is a stranger on the old one; a
+call is remembered until its client acknowledges its outcome, and a submission of one that is not remembered is run as new.
 `runs` counts those, so that a call that ran twice is seen. Assumes: one client.
 """
 

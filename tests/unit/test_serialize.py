@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,25 @@ class TestArguments:
         assert args[1].tolist() == [1, 1, 1]
         assert kwargs == {"k": "v"}
         assert classes == []
+
+
+def _pack_and_let_go(how: str) -> weakref.ref[Any]:
+    array = np.ones(100_000)
+    if how == "arguments":
+        serialize.pack_arguments("f", (array,), {"x": [array]})
+    elif how == "result":
+        serialize.pack_result("f", {"a": [array]}, ())
+    else:
+        serialize.pack_function(lambda: array)
+    return weakref.ref(array)
+
+
+@pytest.mark.parametrize("how", ["arguments", "result", "function"])
+def test_what_was_packed_is_not_held_by_a_cycle(how: str) -> None:
+    """Large arrays are few objects, so the garbage collector would come by seldom."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert _pack_and_let_go(how)() is None
+    finally:
+        gc.enable()

@@ -86,7 +86,7 @@ def test_an_answer_that_says_why_not(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_one_that_ignores_its_inputs_end_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tunnel, "_END_S", 0.2)
-    _ssh(monkeypatch, tmp_path, f"{_ANSWER}'; trap '' TERM; exec 0</dev/zero; cat >/dev/null; echo '")
+    _ssh(monkeypatch, tmp_path, f"{_ANSWER}'; trap '' TERM; exec 0</dev/zero; exec cat >/dev/null; echo '")
     with pytest.raises(DaemonUnreachable):
         _open()
 

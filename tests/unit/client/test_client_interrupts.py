@@ -1,7 +1,8 @@
 """Interrupts, signal handlers and destructors at every point of a caller's and of the I/O thread's work, one after another.
 
-Whatever is struck, and wherever: the struck thread's next call works, nobody else's result is lost or wrong, nothing runs twice,
-and in the end the daemon holds nothing of this client and nobody has the turn. Nothing here waits for a tick, unless it says so.
+Whatever is struck, and wherever: the struck thread's next call works, nobody else's result is lost or wrong, nothing runs
+twice, and in the end the daemon holds nothing of this client and nobody has the turn. Nothing here waits for a tick, unless
+it says so.
 """
 
 from __future__ import annotations
@@ -246,8 +247,8 @@ def test_a_destructor_that_makes_calls_on_the_io_thread(
     """At every tenth point of it, each with a connection of its own: an I/O thread that waits has another take its place."""
     struck = 0
     for number in range(len(operation.__name__) % 10, 1000, 10):  # others with each operation
-        points = Points(-1, WITHIN, lambda: done.append(nested(session)), thread="plover-io")
         done: list[None] = []
+        points = Points(-1, WITHIN, lambda: done.append(nested(session)), thread="plover-io")  # noqa: B023
         with traced(points):
             session = FakeSession(directory)
         try:
@@ -259,7 +260,7 @@ def test_a_destructor_that_makes_calls_on_the_io_thread(
             other.must_come()
             session.connection.attend()
             assert session.call("next") == "next"
-            wait_until(lambda: not points.struck or done or points.is_due, "the nested call")
+            wait_until(lambda: not points.struck or done or points.is_due, "the nested call")  # noqa: B023
             points.arm(-1)
             session.assert_clean()
         except BaseException as error:
