@@ -175,7 +175,7 @@ class Connection:
             if line.close_by is None:
                 line.talk.outbox.append(m.Goodbye())
                 line.close_by = time.monotonic() + PARTING_S
-        self._let_go()
+            line.turns.abandon(threading.get_ident())
         line.want_io()
 
     # -- for futures ----------------------------------------------------------------------------------------------------
@@ -194,10 +194,12 @@ class Connection:
 
     def wait_for(self, wait: Callable[[], Any]) -> Any:
         """Block in `wait`, while others do the work."""
-        line, turns, mark = self._line, self._line.turns, object()
-        self._let_go()
+        line, turns, mark, thread = self._line, self._line.turns, object(), threading.get_ident()
+        if thread == turns.io.thread:  # in a destructor, or in a stream of the user's
+            self._io.replace()
         try:
             with line.lock:
+                turns.abandon(thread)
                 turns.waiting.add(mark)
                 if turns.holder is None:
                     turns.io_wanted = True
@@ -213,16 +215,6 @@ class Connection:
             callback()
         else:
             self._line.callbacks.put(callback)
-
-    def _let_go(self) -> None:
-        """This thread is about to wait for others. It may be in the middle of the connection's work: in a signal handler, in
-        a destructor, in a stream of the user's.
-        """
-        if self._io.is_this_thread():
-            self._io.replace()
-        else:
-            with self._line.lock:
-                self._line.turns.abandon(threading.get_ident())
 
     # -- a caller's turn ------------------------------------------------------------------------------------------------
 
@@ -293,7 +285,7 @@ class Connection:
     def _work(self, turn: Turn, future: Future[Any], now: float, until: float) -> float:
         """Send and receive until the future is done, `until` has come, or the turn is wanted by others; returns the time."""
         line, talk, turns, link = self._line, self._line.talk, self._line.turns, turn.link
-        while not future.done():
+        while not future.has_ended():
             link.bell.asleep = True
             if turns.holder is not turn or turns.io_wanted or not line.may_be_used():
                 link.bell.asleep = False
@@ -306,7 +298,7 @@ class Connection:
             now = time.monotonic()
             if came and turns.holder is turn:
                 line.receive(turn, now)
-            if now >= until and not future.done():
+            if now >= until and not future.has_ended():
                 turns.io_wanted = True  # not a short call: nothing is gained by going on
         return now
 

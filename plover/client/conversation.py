@@ -251,7 +251,7 @@ class Conversation:
         call = self.calls.find(submission)
         if call is None:
             return
-        if call.future.done():  # cancelled, or told half when an interrupt came
+        if call.future.has_ended():  # cancelled, or told half when an interrupt came
             self.calls.drop(submission)
             call.future.announce()
         elif call.options.retries > 0 or not self._may_be_forgotten:

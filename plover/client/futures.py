@@ -118,7 +118,13 @@ class Future(concurrent.futures.Future[R]):
         return self._receipt
 
     def done(self) -> bool:
-        """Whether it has ended, cancelled or not."""
+        """Whether it has ended, cancelled or not. Who asks this does not wait, so others do the work from now on."""
+        if self._connection is not None and not self.has_ended():
+            self._connection.attend()
+        return self.has_ended()
+
+    def has_ended(self) -> bool:
+        """`done()` for the connection's own work."""
         return self._state not in ("PENDING", "RUNNING")  # without the lock: one attribute, written whole
 
     def cancelled(self) -> bool:
@@ -160,19 +166,19 @@ class Future(concurrent.futures.Future[R]):
         """Do the connection's work meanwhile, where it is this thread's turn, or wait until others have done it."""
         if self._connection is None:
             self._sleep(timeout)
-        elif not self.done():
+        elif not self.has_ended():
             self._check_process()
             until = None if timeout is None else time.monotonic() + timeout
             self._connection.work_for(self, timeout)
-            if not self.done():
+            if not self.has_ended():
                 left = None if until is None else until - time.monotonic()
                 self._connection.wait_for(functools.partial(self._sleep, left))
-        if not self.done():
+        if not self.has_ended():
             raise TimeoutError
 
     def _sleep(self, timeout: float | None) -> None:
         event: Event = vars(self).setdefault("_ended", Event())
-        if not self.done():
+        if not self.has_ended():
             event.wait(timeout)
 
     def cancel(self) -> bool:
@@ -224,7 +230,7 @@ class Future(concurrent.futures.Future[R]):
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """As the standard library's; called when the call has ended, whether or not anybody waits for it."""
         super().add_done_callback(fn)
-        if self._connection is not None and not self.done():
+        if self._connection is not None and not self.has_ended():
             self._connection.attend()
 
     def _invoke_callbacks(self) -> None:
@@ -254,7 +260,7 @@ class Future(concurrent.futures.Future[R]):
         """
         if failed:
             return self._end(by_io, receipt, buffers, _SealedError())
-        if self._finish is None or self.done():
+        if self._finish is None or self.has_ended():
             return self._end(by_io, receipt, buffers, None)
         value, error = self._finish_early(self._finish, buffers)
         return self._end(by_io, receipt, None, error, value)
@@ -274,7 +280,7 @@ class Future(concurrent.futures.Future[R]):
         """In a child of the process, where none of its other threads is: the call is the parent's; nobody ends it here."""
         self._condition = Condition()  # the old one's holder may be a thread that is not here
         self._unseal_lock = threading.RLock()
-        if not self.done():
+        if not self.has_ended():
             self._waiters = []
             self._done_callbacks = []
             self._exception = self._parents()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 from plover.client.line import Line
 from plover.client.link import Bell, Link
@@ -24,7 +25,7 @@ __all__ = ["IoThread"]
 _LINGER_MS = 500
 
 #: What some thread was still inside when its connection ended; it stays until the process ends.
-_parked: list[object] = []
+_parked: list[tuple[Any, list[tuple[Link, list[Turn]]]]] = []
 
 
 class IoThread:

@@ -14,7 +14,7 @@ import pytest
 from plover.daemon.launchers.base import NestEnded, WorkerEnded
 from plover.daemon.launchers.process import ProcessLauncher
 from tests.support.launching import Rig, descendants, leave_processes, parent, wait_gone
-from tests.support.preconditions import needs
+from tests.support.preconditions import needs, needs_host
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def contained(begin: Callable[..., Rig], tmp_path: Path) -> Rig:
         if not subprocess.run([python, "-c", ""], capture_output=True).returncode:
             break
     else:
-        needs(False, "unshare(1), and a user who may make a PID namespace with it")
+        needs_host(False, "unshare(1), and a user who may make a PID namespace with it")
     return begin(python=python)
 
 

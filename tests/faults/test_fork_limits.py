@@ -17,7 +17,7 @@ import pytest
 from plover.daemon.launchers.base import NestEnded, NestPrepared, WorkerEnded, WorkerForked
 from plover.daemon.launchers.process import ProcessLauncher
 from tests.support.launching import Rig, descendants, leave_processes, wait_gone
-from tests.support.preconditions import needs
+from tests.support.preconditions import needs, needs_host
 
 #: A user that runs nothing else. Root's processes are not limited, whatever their limit says (setrlimit(2)).
 _NOBODY = 54321
@@ -36,7 +36,7 @@ def unprivileged() -> list[str]:
     user = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
     user += [f"--bounding-set={capabilities}", f"--inh-caps={capabilities}", "--ambient-caps=-all,+dac_override"]
     tried = subprocess.run([*user, "true"], capture_output=True, text=True)
-    needs(tried.returncode == 0, f"to become another user, as this is root ({tried.stderr.strip()})")
+    needs_host(tried.returncode == 0, f"to become another user, as this is root ({tried.stderr.strip()})")
     return user
 
 

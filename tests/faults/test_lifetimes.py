@@ -17,7 +17,7 @@ import pytest
 from plover.daemon.launchers.base import NestEnded, WorkerEnded
 from plover.daemon.launchers.process import ProcessLauncher
 from tests.support.launching import Rig, descendants, leave_processes, parent, state, wait_gone
-from tests.support.preconditions import needs
+from tests.support.preconditions import needs_host
 
 #: Milliseconds on a quiet machine; what a test waits for is that it happens at all, and soon.
 GONE_S = 3.0
@@ -206,7 +206,7 @@ def test_a_forked_child_of_user_code_is_no_second_worker(rig: Rig) -> None:
 
 def test_a_child_of_user_code_that_is_killed_for_memory_is_told(tmp_path: Path) -> None:
     group = _memory_group(tmp_path)
-    needs(group, "a memory cgroup that this process may divide")
+    needs_host(group, "a memory cgroup that this process may divide")
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\necho $$ > "{group}/cgroup.procs" || exit 1\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o700)

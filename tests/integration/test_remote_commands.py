@@ -16,7 +16,7 @@ from plover import gpu_function, keys
 from plover.errors import AccessDenied
 from tests.support.daemons import PATIENCE_S, Mark, status
 from tests.support.daemons import plover as command
-from tests.support.preconditions import needs
+from tests.support.preconditions import needs_host
 from tests.support.remote import Host, User, configuration, host, run
 
 
@@ -128,7 +128,7 @@ def test_a_detached_daemon_says_the_port_that_it_got(mark: Mark, tmp_path: Path)
 
 
 def test_ipv6(me: User) -> None:
-    needs(socket.has_ipv6 and Path("/proc/net/if_inet6").exists(), "IPv6")
+    needs_host(socket.has_ipv6 and Path("/proc/net/if_inet6").exists(), "IPv6")
     with host(listen="[::1]") as far:
         assert far.tcp == f"tcp://[::1]:{far.port}"
         me.enrol(far, "alice")

@@ -14,6 +14,7 @@ import pytest
 import plover
 from plover import gpu_function
 from tests.support.daemons import Daemon, run_script
+from tests.support.preconditions import needs_module
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -463,7 +464,7 @@ KERNELS = {
 
 @pytest.mark.parametrize("source", KERNELS.values(), ids=KERNELS)
 def test_numba_kernels(source: str) -> None:
-    cuda = pytest.importorskip("numba.cuda")
+    cuda = needs_module("numba.cuda")
     scope = script(
         """
         step = 1
@@ -521,14 +522,14 @@ NUMBA = {
 
 @pytest.mark.parametrize("source", NUMBA.values(), ids=NUMBA)
 def test_numba_on_the_cpu(source: str) -> None:
-    numba = pytest.importorskip("numba")
+    numba = needs_module("numba")
     scope = script(f"factor = 3\n{textwrap.dedent(source)}", numba=numba)
     assert gpu_function(scope["f"])(2.0) == scope["f"](2.0)
 
 
 def test_a_numba_functions_globals_are_read_at_each_call() -> None:
     """Numba itself would take the later one for the earlier, by an id that it gives each function."""
-    numba = pytest.importorskip("numba")
+    numba = needs_module("numba")
     scope = script("factor = 3\n@numba.njit\ndef g(x): return x * factor\ndef f(x): return g(x)", numba=numba)
     remote = gpu_function(scope["f"])
     assert remote(2) == 6
@@ -537,7 +538,7 @@ def test_a_numba_functions_globals_are_read_at_each_call() -> None:
 
 
 def test_ufuncs_of_cupy() -> None:
-    cupy = pytest.importorskip("cupy")
+    cupy = needs_module("cupy")
     scope = script("def f(x):\n    import cupy as cp\n    return sine(table['add'](cp.asarray(x), 1.0))", sine=cupy.sin)
     scope["table"] = {"add": cupy.add}
     x = np.arange(3.0)
@@ -545,7 +546,7 @@ def test_ufuncs_of_cupy() -> None:
 
 
 def test_fused_functions_of_cupy_or_their_refusal() -> None:
-    cupy = pytest.importorskip("cupy")
+    cupy = needs_module("cupy")
     scope = script("@cupy.fuse(kernel_name='k')\ndef g(x): return x * factor + 1\ndef f(x): return g(cp(x))", cupy=cupy)
     scope["factor"] = 2.0
     exec("def cp(x):\n    import cupy\n    return cupy.asarray(x)", scope)

@@ -53,6 +53,7 @@ class FakeDaemon:
         held: arguments of calls that are not answered until `release`.
         before: arguments whose answer is sent right before the next call's that is not held.
         silent: it takes everything and says nothing.
+        refusal: what it answers to a hand that is held out; None for a welcome.
         runs: how often each submission was taken as new.
         heard: every message that it took, in order.
         refused: how many messages came from strangers.
@@ -63,6 +64,7 @@ class FakeDaemon:
         self.held: set[Any] = set()
         self.before: list[Any] = []
         self.silent = False
+        self.refusal: m.Rejected | None = None
         self.runs: collections.Counter[int] = collections.Counter()
         self.heard: list[Any] = []
         self.refused = 0
@@ -148,8 +150,8 @@ class FakeDaemon:
         if isinstance(message, m.Hello):
             self.heard.append(message)
             self._peer = peer
-            if not self.silent:
-                self._say(m.Welcome(self.incarnation, "default", versions(), 1 << 20, 1 << 20, 1, True))
+            welcome = m.Welcome(self.incarnation, "default", versions(), 1 << 20, 1 << 20, 1, True)
+            self._say(self.refusal or welcome)
             return
         if peer != self._peer:
             self.refused += 1

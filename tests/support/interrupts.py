@@ -121,6 +121,7 @@ def interrupted(points: Points, handler: Callable[[], None] | None = None) -> It
         handler()
 
     before = signal.signal(signal.SIGINT, handle)
+    outer = sys.gettrace()  # that of who measures coverage
     try:
         sys.settrace(points.enter)
         yield
@@ -129,15 +130,16 @@ def interrupted(points: Points, handler: Callable[[], None] | None = None) -> It
     except KeyboardInterrupt:
         pass
     finally:
-        sys.settrace(None)
+        sys.settrace(outer)
         signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
 def traced(points: Points) -> Iterator[None]:
     """Strike on any thread that is started in the block."""
+    outer = threading.gettrace()
     threading.settrace(points.enter)
     try:
         yield
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(outer)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """What a test needs of the machine that it runs on, and what happens where that is missing.
 
 Guarantees: nothing is skipped behind anybody's back. A person without it gets a skip that names what is missing; where
-``$CI`` is set, a machine that should have everything, the test fails and names it too.
+``$CI`` is set, a machine that should have everything that can be installed, the test fails and names it too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ def needs(condition: object, what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"needs {what}; in CI that must be there", pytrace=False)
     pytest.skip(f"needs {what}", allow_module_level=True)
+
+
+def needs_host(condition: object, what: str) -> None:
+    """As `needs`, for what no installation brings (a kernel's feature, a network's): a skip that names it, in CI too."""
+    if not condition:
+        pytest.skip(f"needs {what}, which this host has not")
 
 
 def needs_module(name: str) -> ModuleType:

@@ -14,6 +14,7 @@ import pytest
 
 from plover import gpu_function, kernels, serialize
 from plover.pickling.captures import Snapshot
+from tests.support.preconditions import needs_module
 
 REDUCERS = (kernels.reduce,)
 
@@ -135,7 +136,7 @@ class TestCode:
         assert not taken.unchanged()
 
     def test_a_kernels_python_function(self) -> None:
-        cuda = pytest.importorskip("numba.cuda")
+        cuda = needs_module("numba.cuda")
         scope = script("@cuda.jit\ndef k(x): x[0] = factor\ndef f(x): k[1, 1](x)", cuda=cuda, factor=2)
         for function in (scope["f"], scope["k"], kernels.KernelLaunch(scope["k"], "numba")):
             scope["factor"] = 2
@@ -144,7 +145,7 @@ class TestCode:
             assert not taken.unchanged()
 
     def test_a_numba_function_of_the_cpu(self) -> None:
-        numba = pytest.importorskip("numba")
+        numba = needs_module("numba")
         scope = script("@njit\ndef k(x): return x * factor\ndef f(x): return k(x)", njit=numba.njit, factor=2)
         taken = snapshot(scope["f"])
         scope["factor"] = 3

@@ -21,6 +21,7 @@ import pytest
 from plover import kernels, serialize
 from plover.pickling import captures
 from plover.pickling.captures import Snapshot
+from tests.support.preconditions import needs_module
 
 REDUCERS = (kernels.reduce,)
 
@@ -165,7 +166,7 @@ class TestValues:
         assert not taken.unchanged()
 
     def test_a_frame_of_pandas(self) -> None:
-        pandas = pytest.importorskip("pandas")
+        pandas = needs_module("pandas")
         frame = pandas.DataFrame({"a": np.arange(5), "b": list("abcde")})
         taken = snapshot(lambda: frame)
         frame.iloc[0, 0] = 7

@@ -17,6 +17,7 @@ import pytest
 from plover import gpu_function, kernels, serialize
 from plover.errors import NotSerializable
 from plover.pickling import advice, culprits
+from tests.support.preconditions import needs_module
 
 
 def told(function: Any) -> NotSerializable:
@@ -135,8 +136,8 @@ class TestPaths:
         assert told(Task()).path == "Task → .lock → threading.Lock"
 
     def test_kernels_are_looked_into(self) -> None:
-        cuda = pytest.importorskip("numba.cuda")
-        numba = pytest.importorskip("numba")
+        cuda = needs_module("numba.cuda")
+        numba = needs_module("numba")
         scope = script(
             """
             @cuda.jit

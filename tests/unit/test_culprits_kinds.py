@@ -34,6 +34,7 @@ from plover import serialize
 from plover.client.futures import Future
 from plover.errors import NotSerializable
 from plover.pickling import advice
+from tests.support.preconditions import needs_module
 
 
 def told(function: Any) -> NotSerializable:
@@ -196,7 +197,7 @@ class TestKinds:
         assert "Give its class a __reduce__" in str(error)
 
     def test_a_stream_of_cupy(self) -> None:
-        cupy = pytest.importorskip("cupy")
+        cupy = needs_module("cupy")
         error = told(using(cupy.cuda.Stream.null))
         assert error.path == "f → global 'thing' → cupy.cuda.stream.Stream"
         kind = advice.kind_of(cupy.ndarray)  # none can be made without a GPU

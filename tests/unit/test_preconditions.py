@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.preconditions import needs, needs_module
+from tests.support.preconditions import needs, needs_host, needs_module
 
 
 def test_what_is_there_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +38,10 @@ def test_a_module_that_is_broken_is_not_missing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
         needs_module("plover_test_broken")
     assert "plover_test_broken" not in sys.modules
+
+
+def test_what_no_installation_brings_is_a_skip_in_ci_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "1")
+    needs_host(True, "a thing")
+    with pytest.raises(pytest.skip.Exception, match="needs a thing, which this host has not"):
+        needs_host(False, "a thing")
