@@ -19,6 +19,8 @@ from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.fake_daemon import wait_until
 from tests.support.talking import HEAR, talking
 
+pytestmark = pytest.mark.stress
+
 #: What every script begins with. `begin` says that it is ready, `finish` waits until the test has looked at the daemon.
 PRELUDE = (
     HEAR
@@ -1011,7 +1013,8 @@ def test_ctrl_c_in_a_long_call_is_heard_at_once_whoever_does_the_work(daemon: Da
 def watch():
     turns = line().turns
     deadline = time.monotonic() + PATIENCE
-    while turns.holder is None or (turns.holder is turns.io) != (sys.argv[2] == "the I/O thread") or not line().talk.calls.pending:
+    by_io = sys.argv[2] == "the I/O thread"
+    while turns.holder is None or (turns.holder is turns.io) != by_io or not line().talk.calls.pending:
         assert time.monotonic() < deadline, turns
     say("it is")
 

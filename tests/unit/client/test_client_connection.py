@@ -263,20 +263,17 @@ class TestGoingOn:
         assert [link.end(0) for link, _ in left] == [None]
         context.destroy(linger=0)
 
-    def test_descriptors_and_threads_after_many_interrupts(self, session: FakeSession) -> None:
-        def interrupt(value: Any) -> Any:
-            raise KeyboardInterrupt
-
+    def test_descriptors_and_threads_after_many_reconnections(self, session: FakeSession) -> None:
         session.call(0)
         session.assert_clean()
+        line = session.connection._line
         before = len(os.listdir("/proc/self/fd")), threading.active_count()
         for number in range(30):
-            future = session.submit(number)
-            future._finish = interrupt
-            with pytest.raises(KeyboardInterrupt):
-                future.result(PATIENCE_S)
-            future._finish = None
-            assert future.result(PATIENCE_S) == number
+            old = line.link
+            line.turns.doubtful = True
+            line.want_io()
+            assert session.call(number) == number
+            assert line.link is not old
         session.assert_clean()
         wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before[0], "the descriptors")
         assert threading.active_count() == before[1]

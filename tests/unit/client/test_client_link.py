@@ -140,6 +140,8 @@ class TestLink:
         assert peer.link.rest(bell, PATIENCE_MS) is True
 
     def test_it_ends_and_gives_everything_back(self, peer: Peer) -> None:
+        peer.link.send([b"hello"])
+        peer.hear()
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(20):
             another = Link(peer.context, peer.address)
