@@ -280,23 +280,32 @@ class TestGoingOn:
 
 
 class TestOtherThreads:
-    def test_one_that_waits_while_another_drives_is_told_when_that_leaves(self, session: FakeSession) -> None:
-        """The driver's own call ends first."""
-        session.daemon.held |= {"a", "b"}
-        results: dict[str, Any] = {}
+    def test_one_that_waits_while_another_drives_is_not_left_alone_when_that_leaves(
+        self, session: FakeSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The driver's own call ends first; and no tick helps."""
+        session.call(0)
+        session.assert_clean()
+        for name in ("GRACE_S", "STUCK_S", "_WATCH_S"):
+            monkeypatch.setattr(turns, name, 3600.0)
+        monkeypatch.setattr(connections, "SLICE_S", 3600.0)
+        session.daemon.held |= {"driver's", "other's"}
+        results: list[Any] = []
 
-        def ask(name: str) -> None:
-            results[name] = session.call(name)
-
-        threads = [threading.Thread(target=ask, args=(name,)) for name in ("a", "b")]
-        for thread in threads:
+        def ask(name: str) -> threading.Thread:
+            thread = threading.Thread(target=lambda: results.append(session.call(name)))
             thread.start()
-        session.daemon.wait_for(m.Submit, 2)
-        session.daemon.release("a")
-        threads[0].join(PATIENCE_S)
-        session.daemon.release("b")
-        threads[1].join(PATIENCE_S)
-        assert results == {"a": "a", "b": "b"}
+            return thread
+
+        driver = ask("driver's")
+        wait_until(lambda: session.connection._line.turns.holder, "it drives")
+        other = ask("other's")
+        wait_until(lambda: session.connection._line.turns.waiting, "it waits")
+        session.daemon.release("driver's")
+        driver.join(PATIENCE_S)
+        session.daemon.release("other's")
+        other.join(PATIENCE_S)
+        assert results == ["driver's", "other's"]
 
     def test_a_cancellation_by_another_thread_ends_the_wait(self, session: FakeSession) -> None:
         session.daemon.held.add("never")

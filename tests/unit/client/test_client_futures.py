@@ -419,6 +419,13 @@ class TestLookedAt:
             thread.join(30)
         assert (told, call.done()) == ([False], False)
 
+    def test_a_caller_that_holds_it_itself_leaves_it_to_the_io_thread(self) -> None:
+        """In a signal handler in the middle of `wait`, which has seen that it is pending, and has not entered itself yet."""
+        call = future(FakeConnection())
+        with call._condition:
+            assert call.deliver(False, packed(1), RECEIPT, by_io=False) is False
+        assert not call.done()
+
     def test_an_as_completed_that_takes_what_has_ended(self) -> None:
         call = future(FakeConnection())
         completed = concurrent.futures.as_completed([call], 30)

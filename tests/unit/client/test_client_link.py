@@ -179,6 +179,11 @@ class TestUnbreakable:
         event._waiting = Impatient(waiting)
         assert event.wait(PATIENCE_S) is False  # it was woken, although it is clear again
 
+    def test_no_python_runs_where_a_condition_is_taken_and_given_back(self) -> None:
+        """An interrupt there would leave it taken."""
+        for function in (Condition.__enter__, Condition.__exit__, Condition.acquire, Condition.release):
+            assert not hasattr(function, "__code__")
+
     def test_a_condition_is_a_lock_that_may_be_taken_again(self) -> None:
         condition = Condition()
         with condition, condition:
