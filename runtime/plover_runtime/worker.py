@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import zmq
@@ -26,8 +26,10 @@ from plover.versions import versions
 from plover.wire import codec, markers, sockets
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
+from plover_runtime.admission import Unfit
 from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
+from plover_runtime.modules import BundlesAbsent, Modules
 from plover_runtime.records import Records
 
 
@@ -48,7 +50,7 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int) -> NoR
     socket.connect(prepare.worker_address)
     hello = m.WorkerHello(fork.token, os.getpid(), versions(), time.monotonic() - started)
     socket.send_multipart(codec.write(hello))
-    invoker = Invoker(device, page, prepare.payload_limit_bytes)
+    invoker = Invoker(device, page, prepare.payload_limit_bytes, Modules(prepare.cache_directory))
     while True:
         incoming = codec.TO_WORKER.read(sockets.receive(socket, wait=True))
         run = incoming.message
@@ -58,6 +60,12 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int) -> NoR
         except PayloadAbsent:
             socket.send_multipart(codec.write(m.PayloadMissing(run.call, run.attempt), incoming.incarnation))
             continue
+        except BundlesAbsent as absent:
+            missing = m.BundlesMissing(run.call, run.attempt, absent.digests)
+            socket.send_multipart(codec.write(missing, incoming.incarnation))
+            continue
+        except Unfit as unfit:
+            _leave(zmq_context, socket, codec.write(m.Unwell(str(unfit)), incoming.incarnation))
         output.complete(pack(run.call, run.attempt))
         if records.used:
             finished = msgspec.structs.replace(finished, records=True)
@@ -65,10 +73,15 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int) -> NoR
         sockets.send_copies(socket, codec.write(finished, incoming.incarnation, body))
         output.restore()
         if invoker.unwell is not None:
-            socket.send_multipart(codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
-            zmq_context.destroy(linger=1000)
-            os._exit(1)  # destructors of a broken context hang
+            _leave(zmq_context, socket, codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
         del incoming, finished, body
+
+
+def _leave(zmq_context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes], last: list[Any]) -> NoReturn:
+    """Say why this worker is of no more use, and end."""
+    socket.send_multipart(last)
+    zmq_context.destroy(linger=1000)
+    os._exit(1)  # destructors of a broken context hang
 
 
 def _interrupter(page: StatusPage):  # type: ignore[no-untyped-def]

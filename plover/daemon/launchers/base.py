@@ -20,7 +20,7 @@ from plover.wire.messages import Versions
 
 class NestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A nest to be started. `devices` are the driver's names of its devices, `memory_bytes` the size of a simulated one;
-    `worker_address` is where its workers find the daemon.
+    `worker_address` is where its workers find the daemon; where the tenant's bundles become files is the launcher's to say.
     """
 
     nest: int
@@ -31,6 +31,7 @@ class NestSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     worker_address: str
     payload_limit_bytes: int = 4 << 30
+    cache_directory: str = ""
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
