@@ -205,3 +205,15 @@ def test_demands_of_one_pool_are_each_provided_for() -> None:
     for _ in range(2):
         submit(desk, b"2", gpu=ev.GpuRequest("H100"), client=b"d")
     assert len(desk.of(cmd.KillWorker)) == 1
+
+
+def test_whoever_fits_and_has_waited_longest_goes_first_of_all_demands() -> None:
+    desk = Desk("NVIDIA H100")
+    submit(desk, b"1")
+    running = desk.sent()
+    submit(desk, b"2", client=b"d")
+    longest = submit(desk, b"1", b"g")
+    for _ in range(2):
+        submit(desk, b"1", gpu=ev.GpuRequest("H100"))
+    desk.finish(running)
+    assert desk.scheduler.world.calls[desk.sent().call].submission == longest
