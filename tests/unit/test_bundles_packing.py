@@ -55,10 +55,15 @@ def names_of(scope: dict[str, Any], source: str) -> Names:
 
 @pytest.mark.parametrize(
     "used",
-    ["packed", "packed.Point", "packed.helper", "packed.NAMED", "packed.cached", "packed.dispatched", "packed.Point()"],
+    ["packed", "packed.Point", "packed.helper", "packed.NAMED", "packed.dispatched", "packed.Point()"],
 )
 def test_a_module_whose_object_goes_by_reference_is_referred_to(own: dict[str, Any], used: str) -> None:
     assert "packed" in names_of(own, f"used = {used}\ndef f(): return used").referred
+
+
+def test_what_stands_under_its_own_name_mentions_where(own: dict[str, Any]) -> None:
+    names = names_of(own, "used = packed.cached\ndef f(): return used")
+    assert "packed" in names.imported
 
 
 def test_what_a_function_by_value_imports_is_mentioned(own: dict[str, Any]) -> None:
