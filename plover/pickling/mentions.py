@@ -46,4 +46,4 @@ def of_object(references: References, obj: Any, reduced: Any, *, stands_where_it
         if type(reduced) is str:
             references.refer(pickle.whichmodule(obj, reduced))  # type: ignore[attr-defined]
         elif stands_where_it_says and reduced is NotImplemented:
-            references.touch(obj.__module__)
+            references.touch(getattr(obj, "__module__", None))  # an array of objects has none

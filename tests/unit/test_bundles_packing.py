@@ -100,7 +100,9 @@ def test_arguments_mention_modules_too(own: dict[str, Any]) -> None:
     assert serialize.pack_arguments("f", (), {"x": [point]})[2].referred == {"packed"}
 
 
-@pytest.mark.parametrize("args", [(), (1, 2.0, "x", None), (np.ones(3), [np.float32(1)], {"a": (1, b"b")})])
+@pytest.mark.parametrize(
+    "args", [(), (1, 2.0, "x", None), (np.ones(3), [np.float32(1)], {"a": (1, b"b")}), (np.array([None]),)]
+)
 def test_plain_arguments_mention_nothing(args: tuple[Any, ...]) -> None:
     assert serialize.pack_arguments("f", args, {})[2] is NO_NAMES
 
