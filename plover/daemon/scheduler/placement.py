@@ -6,18 +6,23 @@ busy one (if all of them are short: see below), else a slot is cleared for it: a
 among those it can serve, unless somebody whom it cannot serve has been waiting for its device with a virtual time that
 is less by `OVER_RUN_S`: then its nest gives way once it is idle.
 
+*Modules*: a worker means one thing by each name of an author's module (`Worker.meanings`), so an idle one may be unable
+to take the first in line. Then it serves calls that fit it, unless the first in line is behind them by `OVER_RUN_S`, too:
+otherwise two versions of a module on one slot would cost a fork for each call. An idle worker that has nobody else to
+serve is *renewed*: killed, so that its nest forks a fresh one, as long as fewer are coming than calls wait.
+
 *Prefetch*: a busy worker has room while all calls that it was sent are of short flows (queues.py), were sent without
 their function, and are expected to take `prefetch_s` together at most. Then it may be sent the call that is first in
 line for it, if that is of a short flow too and needs no function sent. If the first in line is not like that, nothing
 is sent to the worker until it is idle: no call passes another on its way to a worker. So a new call, a rival or an
 interrupt waits for one run more than without prefetch, and for what is expected to take `prefetch_s`.
 
-Guarantees: a demand with waiting calls has idle workers only where its calls are about to be sent there, so none of
-them is sent behind others; it clears no more slots than it has calls waiting; one that needs several devices keeps what
-it was given until it has them all (one such claim at a time, or two could each hold what the other lacks). What one
-event costs depends on no number of calls or workers, amortized: workers are found by index, demands by ranking, and a
-busy worker that was looked at in vain is not looked at again before something ends on it. Assumes: `settle` runs after
-every event.
+Guarantees: a demand with waiting calls has idle workers only where its calls are about to be sent there (or none of them
+fits, and fresh ones are coming), so none of them is sent behind others; it clears no more slots than it has calls
+waiting; one that needs several devices keeps what it was given until it has them all (one such claim at a time, or two
+could each hold what the other lacks). What one event costs depends on no number of calls or workers, amortized: workers
+are found by index, demands by ranking (but misfits one by one), and a busy worker that was looked at in vain is not
+looked at again before something ends on it. Assumes: `settle` runs after every event.
 """
 
 from __future__ import annotations
