@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, assert_never
+from typing import Any
 
 from plover.daemon.calls import CallRecord, CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.guests import FROM_GUEST, client_of, status_for
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
-from plover.daemon.peers import ClientPeer, GuestPeer, Peers, WorkerPeer
+from plover.daemon.peers import ClientPeer, GuestPeer, Peers
 from plover.daemon.pipes import Pipes
 from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
-from plover.daemon.workers import Workers
+from plover.daemon.workers import WorkerRecord, Workers
 from plover.errors import WireError
 from plover.versions import versions
 from plover.wire import codec
@@ -32,7 +32,7 @@ log = logging.getLogger("plover.daemon")
 
 
 class Arrivals:
-    """Takes what comes out of the socket.
+    """Takes what comes out of the clients' socket and the workers' lines.
 
     Args:
         post: for answers that need no decision.
@@ -79,22 +79,17 @@ class Arrivals:
         self._versions = versions()
 
     def take(self, routing_id: bytes, frames: list[Any], now: float) -> None:
-        """One message."""
+        """One message from a client, or from whoever wants to be one."""
         try:
             peer = self._peers.find(routing_id)
-            match peer:
-                case WorkerPeer():
-                    self._from_worker(peer, codec.FROM_WORKER.read(frames), now)
-                case ClientPeer():
-                    incoming = codec.FROM_CLIENT.read(frames)
-                    if incoming.incarnation == self._incarnation:
-                        self._from_client(routing_id, peer, incoming, now)
-                    else:
-                        self._reject_other_incarnation(routing_id, incoming.incarnation)
-                case None:
-                    self._from_stranger(routing_id, frames, now)
-                case _:
-                    assert_never(peer)
+            if peer is None:
+                self._from_stranger(routing_id, frames, now)
+                return
+            incoming = codec.FROM_CLIENT.read(frames)
+            if incoming.incarnation == self._incarnation:
+                self._from_client(routing_id, peer, incoming, now)
+            else:
+                self._reject_other_incarnation(routing_id, incoming.incarnation)
         except WireError as error:
             self._post.reject(routing_id, "WireError", str(error), kind="not a message")
 
@@ -110,24 +105,7 @@ class Arrivals:
         if named not in (0, self._incarnation):
             self._reject_other_incarnation(routing_id, named)
             return
-        match codec.FROM_STRANGER.read(frames).message:
-            case m.Hello() as hello:
-                self._client_hello(routing_id, hello, now)
-            case m.WorkerHello() as hello:
-                if self._post.key is not None:
-                    self._post.reject(
-                        routing_id, "AccessDenied", "no worker comes over tcp", kind="a worker from elsewhere"
-                    )
-                    return
-                worker = self._workers.admit(hello.token, routing_id)
-                if worker is None:
-                    self._post.reject(
-                        routing_id, "AccessDenied", "no worker was launched with this token", kind="wrong token"
-                    )
-                    return
-                worker.pid = hello.pid
-                self._peers.admit_worker(routing_id, worker.number)
-                self._happen(e.WorkerReady(worker=worker.number), now)
+        self._client_hello(routing_id, codec.FROM_STRANGER.read(frames).message, now)
 
     def _client_hello(self, routing_id: bytes, hello: m.Hello, now: float) -> None:
         peer: ClientPeer | None
@@ -268,10 +246,13 @@ class Arrivals:
 
     # -- workers --------------------------------------------------------------------------------------------------------
 
-    def _from_worker(self, peer: WorkerPeer, incoming: codec.Incoming[m.FromWorker], now: float) -> None:
-        worker = self._workers.find(peer.worker)
-        if worker is None:
-            return  # its end was told already
+    def take_from_worker(self, worker: WorkerRecord, frames: list[Any], now: float) -> None:
+        """One message from a worker.
+
+        Raises:
+            WireError: it is none.
+        """
+        incoming = codec.FROM_WORKER.read(frames)
         match incoming.message:
             case m.Finished() as finished:
                 number, attempt = finished.call, finished.attempt
@@ -302,5 +283,6 @@ class Arrivals:
             case m.Unwell(reason=reason):
                 log.warning("%s is unwell: %s", worker.name, reason)
                 self._happen(e.WorkerUnwell(worker=worker.number, reason=reason), now)
-            case m.WorkerHello():
-                log.warning("%s said hello twice", worker.name)
+            case m.WorkerHello(pid=pid):
+                worker.pid = pid
+                self._happen(e.WorkerReady(worker=worker.number), now)

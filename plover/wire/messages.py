@@ -275,9 +275,8 @@ class Ending(Message, frozen=True, tag="ending"):
 
 
 class WorkerHello(Message, frozen=True, tag="worker-hello"):
-    """A worker's first message, when its device is open. `token` is what it was launched with."""
+    """A worker's first message, when its device is open."""
 
-    token: bytes
     pid: int
     versions: Versions
     opened_s: float
@@ -352,7 +351,6 @@ class Prepare(Message, frozen=True, tag="prepare"):
     device_kind: Literal["cuda", "simulated"]
     devices: tuple[str, ...]
     memory_bytes: int
-    worker_address: str
     payload_limit_bytes: int = 4 << 30
 
 
@@ -364,13 +362,13 @@ class Prepared(Message, frozen=True, tag="prepared"):
 
 
 class Fork(Message, frozen=True, tag="fork"):
-    """Fork a worker; beside it come its stdout, its stderr, and its status page, in this order.
+    """Fork a worker; beside it come its stdout, its stderr, its records' pipe, its status page and its line to the daemon, in
+    this order.
 
     `marker` is the random word of this worker's output markers.
     """
 
     worker: int
-    token: bytes
     marker: bytes
 
 
