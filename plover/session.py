@@ -15,7 +15,7 @@ import operator
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +147,10 @@ class Session:
             if self._connection is None or not self._connection.usable:
                 self._connection = self._connect()
             return self._connection
+
+    def peek(self) -> Connection | None:
+        """The connection as it is, alive or not; None if there is none."""
+        return self._connection
 
     def _drop_dead_daemon(self) -> None:
         """A connection takes seconds to give up a daemon that may come back; an embedded one that died never does."""
@@ -288,12 +292,13 @@ _lock = threading.Lock()
 _sessions: list[Session] = []
 
 
-def connect(address: str | None = None) -> Session:
+def connect(address: str | Sequence[str] | None = None) -> Session:
     """Send this process's calls to another daemon from now on, or until the session is closed.
 
     Args:
         address: ``ipc:///path/of/a/socket``, ``tcp://host:port`` (with keys, see ``plover keys``), ``ssh://user@host``, or a
-            profile's name; None for the default.
+            profile's name; None for the default. A list of these for several daemons at once: each call goes to the one that
+            has the least to do for this session, among those that can run it.
 
     Returns:
         The session, also a context manager that closes it.
@@ -305,7 +310,12 @@ def connect(address: str | None = None) -> Session:
     Example:
         ``plover.connect("ipc:///run/plover/daemon.sock")``
     """
-    session = Session(address)
+    if address is None or isinstance(address, str):
+        session = Session(address)
+    else:
+        from plover.several import SeveralDaemons
+
+        session = SeveralDaemons(address)
     session.connection()
     with _lock:
         _sessions.append(session)

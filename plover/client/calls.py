@@ -136,6 +136,10 @@ class PendingCalls:
         known.add(function)
         return True
 
+    def knows(self, function: bytes) -> bool:
+        """Whether the daemon is believed to hold the function."""
+        return function in self._known
+
     def disown(self, function: bytes) -> None:
         """The daemon does not hold this function."""
         self._known.discard(function)

@@ -92,6 +92,15 @@ class Connection:
         assert self._line.talk.welcome is not None
         return self._line.talk.welcome
 
+    @property
+    def pending(self) -> int:
+        """How many calls have no outcome yet."""
+        return len(self._line.talk.calls)
+
+    def knows(self, function: bytes) -> bool:
+        """Whether the daemon was sent the payload of this digest, as far as is known here."""
+        return self._line.talk.calls.knows(function)
+
     # -- calls ----------------------------------------------------------------------------------------------------------
 
     def submit(

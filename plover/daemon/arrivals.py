@@ -6,9 +6,10 @@ and counted. Assumes: one thread; frames that came in stay alive while a call ne
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from plover.daemon.calls import CallRecord, CallRecords
@@ -20,6 +21,7 @@ from plover.daemon.peers import ClientPeer, GuestPeer, Peers
 from plover.daemon.pipes import Pipes
 from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
+from plover.daemon.scheduler.config import Device
 from plover.daemon.workers import WorkerRecord, Workers
 from plover.errors import WireError
 from plover.versions import versions
@@ -39,7 +41,7 @@ class Arrivals:
         peers, workers, calls, functions, pipes: the daemon's books.
         limits: of the shell.
         incarnation: the daemon's.
-        simulated: all its devices are.
+        devices: of this host.
         happen: takes an event and the time.
         show: takes what workers wrote.
         status: makes the document that `plover status` shows.
@@ -57,7 +59,7 @@ class Arrivals:
         pipes: Pipes,
         limits: DaemonLimits,
         incarnation: int,
-        simulated: bool,
+        devices: Sequence[Device],
         happen: Callable[[e.AnyEvent, float], None],
         show: Callable[[list[Piece]], None],
         status: Callable[[float], bytes],
@@ -71,7 +73,8 @@ class Arrivals:
         self._pipes = pipes
         self._limits = limits
         self._incarnation = incarnation
-        self._simulated = simulated
+        kinds = collections.Counter((device.kind, device.model) for device in devices)
+        self._devices = tuple(m.HostDevices(*kind, count) for kind, count in kinds.items())
         self._happen = happen
         self._show = show
         self._status = status
@@ -131,7 +134,8 @@ class Arrivals:
             payload_limit_bytes=self._limits.payload_bytes,
             function_limit_bytes=self._limits.function_bytes,
             pid=os.getpid(),
-            simulated=self._simulated,
+            simulated=all(each.kind == "simulated" for each in self._devices),
+            devices=self._devices,
         )
         self._post.send(routing_id, welcome)
         self._happen(e.ClientConnected(tenant=peer.tenant, client=peer.client), now)

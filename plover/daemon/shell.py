@@ -105,7 +105,7 @@ class Shell:
             pipes=self._pipes,
             limits=config.limits,
             incarnation=self.incarnation,
-            simulated=all(device.kind == "simulated" for device in devices),
+            devices=devices,
             happen=self.happen,
             show=self._show,
             status=lambda now: status.document(self, now),

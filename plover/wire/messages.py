@@ -58,6 +58,14 @@ class Versions(msgspec.Struct, frozen=True, array_like=True):
     packages: dict[str, str] = {}
 
 
+class HostDevices(msgspec.Struct, frozen=True, array_like=True):
+    """Devices of a host that nothing tells apart."""
+
+    kind: Literal["cuda", "simulated"]
+    model: str
+    count: int
+
+
 class CallOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What a call asks of the daemon. See `GpuFunction.options` for what each means; `gpu` is (model, count)."""
 
@@ -204,6 +212,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     function_limit_bytes: int
     pid: int
     simulated: bool
+    devices: tuple[HostDevices, ...] = ()
 
 
 class Rejected(Message, frozen=True, tag="rejected"):
