@@ -34,6 +34,11 @@ _PIECES = 64
 _JOIN_SIZE = 8 * 1024
 
 
+#: A turn of a loop that does nothing takes some microseconds. One that took longer than this gave the core to somebody, who may
+#: need it again: then an eager receiver goes to sleep.
+_CROWDED_S = 20e-6
+
+
 class HungUp(Exception):
     """The other side has closed its end, or is gone."""
 
@@ -196,12 +201,16 @@ class Stream:
 
     def _wait(self, poll: select.poll) -> None:
         """Until there is something to be received."""
-        give_up = time.monotonic() + self._eager_s
+        now = time.monotonic()
+        give_up = now + self._eager_s
         while not poll.poll(0):
-            if time.monotonic() >= give_up:
+            if now >= give_up:
                 poll.poll()
                 return
-            os.sched_yield()  # whoever has work to do comes first
+            os.sched_yield()
+            before, now = now, time.monotonic()
+            if now - before > _CROWDED_S:
+                give_up = now
 
     def _cut(self) -> bool:
         """Cut frames out of the buffer; True at the end of a message. Otherwise there is room to receive more, behind what

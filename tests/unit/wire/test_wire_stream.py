@@ -84,7 +84,9 @@ class TestMessages:
         assert plain(pair.near.receive()) == [b"y"]
 
     @pytest.mark.parametrize("eager_s", [0.0, 0.02, 60.0])
-    def test_who_waits_is_woken(self, eager_s: float) -> None:
+    @pytest.mark.parametrize("crowded_s", [-1.0, 60.0])
+    def test_who_waits_is_woken(self, eager_s: float, crowded_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stream, "_CROWDED_S", crowded_s)
         pair = Pair(eager_s=eager_s)
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(pair.far.receive()))
