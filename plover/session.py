@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from plover import addresses, profiles, serialize
+from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.options import with_environment
 from plover.profiles import Target
@@ -124,12 +125,14 @@ class Session:
         Raises:
             NotSerializable, PayloadTooLarge, DaemonUnreachable …: nothing was sent.
         """
-        buffers, classes = serialize.pack_arguments(payload.name, args, kwargs)
+        buffers, classes, names = serialize.pack_arguments(payload.name, args, kwargs)
+        modules = needed(payload.names, names)
         if not waits:
             buffers[1:] = [bytes(buffer) for buffer in buffers[1:]]
         connection = self.connection()
         self._check_size(payload, buffers, connection)
-        return connection.submit(payload, buffers, classes, with_environment(options), finish, waits=waits)
+        options = with_environment(options)
+        return connection.submit(payload, buffers, classes, options, finish, waits=waits, modules=modules)
 
     def connection(self) -> Connection:
         """The live connection, made now if there is none.

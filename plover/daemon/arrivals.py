@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from plover.daemon import modules
 from plover.daemon.calls import CallRecord, CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.guests import FROM_GUEST, client_of, status_for
@@ -224,14 +225,18 @@ class Arrivals:
         elif not self._functions.holds(peer.tenant, submit.function):
             self._post.send(routing_id, m.PayloadWanted(submit.submission, submit.function))
             return
-        self._calls.submit(CallRecord(peer.tenant, peer.client, submit, incoming.take(submit.arguments)))
+        if submit.modules is not None and not self._has_modules(routing_id, peer.tenant, submit, incoming):
+            return
+        call = CallRecord(peer.tenant, peer.client, submit, incoming.take(submit.arguments))
+        self._calls.submit(call)
         self._happen(
             e.CallSubmitted(
                 tenant=peer.tenant,
                 environment=options.environment,
                 client=peer.client,
                 submission=submit.submission,
-                function=submit.function,
+                function=modules.function_key(submit.function, call.modules),
+                modules=call.modules,
                 python=submit.python,
                 gpu=e.GpuRequest(*options.gpu) if options.gpu is not None else None,
                 require_gpu=options.require_gpu,
@@ -243,6 +248,21 @@ class Arrivals:
             ),
             now,
         )
+
+    def _has_modules(
+        self, routing_id: bytes, tenant: str, submit: m.Submit, incoming: codec.Incoming[m.FromClient]
+    ) -> bool:
+        """Keep the bundles that came along. If not all are here then, the client is told, and False."""
+        assert submit.modules is not None
+        size, limit = modules.size_bytes(submit.bundles), self._limits.bundles_bytes
+        if size > limit:
+            self._reject_too_large(routing_id, submit, "modules", size, limit)
+            return False
+        modules.keep(self._functions, tenant, incoming, submit.bundles)
+        missing = modules.missing(self._functions, tenant, submit.modules)
+        if missing:
+            self._post.send(routing_id, m.PayloadWanted(submit.submission, b"", missing))
+        return not missing
 
     def _reject_too_large(self, routing_id: bytes, submit: m.Submit, what: str, size: int, limit: int) -> None:
         reason = f"{submit.name}: its {what} of {size} bytes are more than the daemon's limit of {limit}"
@@ -283,6 +303,13 @@ class Arrivals:
             case m.PayloadMissing(call=number, attempt=attempt):
                 if worker.finished(number, attempt):
                     worker.output.forget(number, attempt)
+                    self._happen(e.PayloadMissed(worker=worker.number, call=number, attempt=attempt), now)
+            case m.BundlesMissing(call=number, attempt=attempt):
+                if worker.finished(number, attempt):
+                    worker.output.forget(number, attempt)
+                    call = self._calls.find(number)
+                    if call is not None:
+                        call.wants_bundles = worker.number
                     self._happen(e.PayloadMissed(worker=worker.number, call=number, attempt=attempt), now)
             case m.Unwell(reason=reason):
                 log.warning("%s is unwell: %s", worker.name, reason)

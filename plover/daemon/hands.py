@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
+from plover.daemon import modules
 from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.launchers import base
@@ -133,12 +134,27 @@ class Hands:
         body = codec.Body()
         arguments = body.pack(call.arguments)
         payload = body.pack(self._functions.get(call.tenant, call.function)) if command.with_payload else None
+        wanted = None if call.modules is modules.EMPTY else call.modules
+        bundles: m.Bundles = ()
+        if wanted is not None and call.wants_bundles == command.worker:
+            bundles = modules.pack(self._functions, call.tenant, wanted, body)
         call.worker = worker
         call.dispatched = now
         worker.expect(number, attempt)
         self._lines.send(
             worker,
-            m.Run(number, attempt, call.call_id, call.name, call.function, arguments, payload, call.log_level),
+            m.Run(
+                number,
+                attempt,
+                call.call_id,
+                call.name,
+                call.function,
+                arguments,
+                payload,
+                call.log_level,
+                wanted,
+                bundles,
+            ),
             body,
         )
         self._pipes.touch(worker, now)

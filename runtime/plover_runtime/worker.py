@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -27,8 +27,10 @@ from plover.wire import codec, markers
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
 from plover.wire.stream import HungUp, Stream
+from plover_runtime.admission import Unfit
 from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
+from plover_runtime.modules import BundlesAbsent, Modules
 from plover_runtime.records import Records
 
 #: After a call a worker waits awake for so long, yielding to whoever has work. Where idle cores sleep, a caller's next call
@@ -49,7 +51,7 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
     limit_bytes = prepare.payload_limit_bytes + codec.HEADER_LIMIT
     line = Stream(socket.socket(fileno=line_fd), "daemon", limit_bytes, codec.FRAMES_LIMIT + 1, _EAGER_S)
     line.send(codec.write(m.WorkerHello(os.getpid(), versions(), time.monotonic() - started)))
-    invoker = Invoker(device, page, prepare.payload_limit_bytes)
+    invoker = Invoker(device, page, prepare.payload_limit_bytes, Modules(prepare.cache_directory))
     while True:
         try:
             frames = line.receive()
@@ -64,15 +66,26 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
         except PayloadAbsent:
             line.send(codec.write(m.PayloadMissing(run.call, run.attempt), incoming.incarnation))
             continue
+        except BundlesAbsent as absent:
+            missing = m.BundlesMissing(run.call, run.attempt, absent.digests)
+            line.send(codec.write(missing, incoming.incarnation))
+            continue
+        except Unfit as unfit:
+            _leave(line, codec.write(m.Unwell(str(unfit)), incoming.incarnation))
         output.complete(pack(run.call, run.attempt))
         if records.used:
             finished = msgspec.structs.replace(finished, records=True)
         line.send(codec.write(finished, incoming.incarnation, body))
         output.restore()
         if invoker.unwell is not None:
-            line.send(codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
-            os._exit(1)  # destructors of a broken context hang
+            _leave(line, codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
         del frames, incoming, finished, body
+
+
+def _leave(line: Stream, last: list[Any]) -> NoReturn:
+    """Say why this worker is of no more use, and end."""
+    line.send(last)
+    os._exit(1)  # destructors of a broken context hang
 
 
 def _interrupter(page: StatusPage):  # type: ignore[no-untyped-def]

@@ -265,8 +265,8 @@ class Rig:
     def send(self, worker: Worker, function: Callable[..., Any], *args: Any) -> int:
         """Have a worker run a function, and do not wait; returns the call's number."""
         body = codec.Body()
-        payload, _ = serialize.pack_function(function)
-        arguments, _ = serialize.pack_arguments("f", args, {})
+        payload, _, _ = serialize.pack_function(function)
+        arguments, _, _ = serialize.pack_arguments("f", args, {})
         digest = serialize.digest(payload)
         number = next(self._numbers)
         run = m.Run(number, 1, f"c{number}", "f", digest, body.pack(arguments), body.pack(payload))

@@ -20,7 +20,7 @@ from plover.wire.messages import Versions
 
 class NestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A nest to be started. `devices` are the driver's names of its devices, `memory_bytes` the size of a simulated
-    one.
+    one; where the tenant's bundles become files is the launcher's to say.
     """
 
     nest: int
@@ -30,6 +30,7 @@ class NestSpec(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...]
     memory_bytes: int
     payload_limit_bytes: int = 4 << 30
+    cache_directory: str = ""
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
