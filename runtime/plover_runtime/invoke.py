@@ -23,6 +23,7 @@ from plover.wire import codec
 from plover.wire import messages as m
 from plover.wire.page import StatusPage
 from plover_runtime.admission import admit_run
+from plover_runtime.builtin_names import put_builtins_back
 from plover_runtime.device import Device
 from plover_runtime.functions import Functions, LiveFunction
 from plover_runtime.modules import Modules
@@ -124,6 +125,7 @@ class Invoker:
             try:
                 value = function.target(*args, **kwargs)
             finally:
+                put_builtins_back()
                 self._leave_if_forked()
             del args, kwargs
             self._device.synchronize()
