@@ -62,7 +62,8 @@ class TestConnecting:
     def test_nobody_answers(self, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(conversation, "HANDSHAKE_S", 0.05)
         daemon.silent = True
-        with pytest.raises(
+        said = rf"the daemon at ipc:.* \(pid {os.getpid()}\) did not answer within 0.05 s"
+        with pytest.raises(DaemonUnreachable, match=said):
             DaemonUnreachable, match=rf"the daemon at ipc:.* \(pid {os.getpid()}\) did not answer within 0.05 s"
         ):
             Connection(daemon.address, b"secret", versions())
