@@ -94,9 +94,8 @@ class Bundler:
         self._read = read
         self._limits = (limit_bytes, limit_files)
         self._notices = Notices(say)
-        self._lock = (
-            threading.RLock()
-        )  # a signal handler may call, too; guards what is below; `_plans` is also read without it
+        # Guards what is below, but not against signal handlers; `_plans` is also read without it.
+        self._lock = threading.RLock()
         self._plans: dict[tuple[Names, ...], _Plan] = {}
         self._trees: dict[Own, Tree] = {}
 

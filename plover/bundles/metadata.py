@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from importlib import metadata
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import TYPE_CHECKING
 
 from plover.bundles.files import DirectoryPortion, FilePortion
 from plover.bundles.format import METADATA_FILES, path_fault
 from plover.bundles.locate import Own
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 __all__ = ["asks", "of_editable"]
 
@@ -32,6 +33,8 @@ def asks(source: bytes) -> bool:
 
 def of_editable(own: Own) -> dict[str, bytes]:
     """The metadata files of the editable installs that a module belongs to, by their paths in its bundle."""
+    from importlib import metadata  # 5 ms, and few sources ask
+
     places = [
         os.path.normcase(os.path.realpath(portion.path))
         for portion in own.portions
@@ -53,6 +56,9 @@ def of_editable(own: Own) -> dict[str, bytes]:
 
 def _editable_root(distribution: metadata.Distribution) -> str | None:
     """The directory of which a distribution is an editable install."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # 10 ms
+
     try:
         said = json.loads(distribution.read_text("direct_url.json") or "{}")
         url = urlsplit(said["url"])

@@ -216,6 +216,8 @@ class Arrivals:
         if size > limits.payload_bytes:
             self._reject_too_large(routing_id, submit, "arguments", size, limits.payload_bytes)
             return
+        call = CallRecord(peer.tenant, peer.client, submit, incoming.take(submit.arguments))
+        self._calls.submit(call)
         if submit.payload is not None:
             function_size = codec.size_bytes(submit.payload)
             if function_size > limits.function_bytes:
@@ -227,8 +229,6 @@ class Arrivals:
             return
         if submit.modules is not None and not self._has_modules(routing_id, peer.tenant, submit, incoming):
             return
-        call = CallRecord(peer.tenant, peer.client, submit, incoming.take(submit.arguments))
-        self._calls.submit(call)
         self._happen(
             e.CallSubmitted(
                 tenant=peer.tenant,

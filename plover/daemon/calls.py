@@ -115,10 +115,15 @@ class CallRecords:
         self._functions = functions
         self._by_number: dict[int, CallRecord] = {}
         self._submitted: CallRecord | None = None
+        self._is_adopted = True  # what was submitted last; if not, its hold is still to be released
 
     def submit(self, call: CallRecord) -> None:
-        """A submission is about to be handed to the scheduler."""
-        self._submitted = call
+        """A submission came: what it needs stays, while what came along with it is stored and the scheduler looks at it."""
+        before, was_adopted = self._submitted, self._is_adopted
+        self._submitted, self._is_adopted = call, False
+        self._functions.hold(call.tenant, *call.digests)
+        if before is not None and not was_adopted:
+            self._functions.release(before.tenant, *before.digests)
 
     @property
     def submitted(self) -> CallRecord:
@@ -131,7 +136,7 @@ class CallRecords:
         call = self._submitted
         if call is not None and number is not None and number not in self._by_number:
             self._by_number[number] = call
-            self._functions.hold(call.tenant, *call.digests)
+            self._is_adopted = True
 
     def find(self, number: int) -> CallRecord | None:
         """A call by the scheduler's number."""

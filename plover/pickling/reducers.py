@@ -96,6 +96,8 @@ def _note(references: References, obj: Any, kind: type, reduced: Any) -> None:
         references.touch(kind.__module__)
         if type(reduced) is str:
             references.refer(pickle.whichmodule(obj, reduced))  # type: ignore[attr-defined]
+        elif reduced is NotImplemented and kind in _BY_TYPE and type(obj.__module__) is str:
+            references.refer(obj.__module__)  # a function under lru_cache, a NewType: what stands where it says
 
 
 def _reduce_class(cls: Any) -> Any:

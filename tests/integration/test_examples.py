@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import typing
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from sklearn.datasets import load_sample_image
 from plover import errors, options
 from plover.daemon.config import DaemonConfig, limits_table
 from plover.wire import messages
+from tests.support.daemons import Mark, run_script
 from tests.support.daemons import plover as command
-from tests.support.daemons import run_script
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,8 +80,22 @@ def test_errors_as_they_look() -> None:
     ]
 
 
+def test_own_modules_go_along() -> None:
+    mark = Mark()
+    shutil.copytree(_ROOT / "examples" / "heatflow", mark.directory / "heatflow")
+    status, output, errors = run_script(_example("own_modules.py"), mark=mark)
+    assert status == 0, errors
+    plate = np.pad(np.zeros((7, 7)), 1, constant_values=100.0)
+    for _ in range(20):
+        plate[1:-1, 1:-1] = (plate[:-2, 1:-1] + plate[2:, 1:-1] + plate[1:-1, :-2] + plate[1:-1, 2:]) / 4
+    assert output.splitlines() == [
+        f"{plate[4, 4]:.1f} degrees after 20 steps, in a heatflow.plate.Plate",
+        "it came home as this script's own class: True",
+    ]
+
+
 def test_examples_are_short() -> None:
-    for path in (_ROOT / "examples").glob("*.py"):
+    for path in (_ROOT / "examples").rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 60, path.name
 
 

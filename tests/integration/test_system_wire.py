@@ -6,9 +6,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from plover import gpu_function
+from plover.bundles.format import Bundle, BundleSet
 from plover.versions import versions
 from plover.wire import codec
 from plover.wire import messages as m
@@ -143,6 +145,39 @@ def test_a_clients_bad_message(daemon: Daemon, name: str) -> None:
         _refused(daemon, peer, make(peer.incarnation), kind, error, words)
         peer.say(m.AskStatus())
         assert isinstance(peer.hear(), m.Status)  # and it is still a client
+
+
+def test_bundles_that_the_daemon_lacks_are_asked_for_by_digest(daemon: Daemon) -> None:
+    one, two = Bundle.of("one", {"one.py": b""}), Bundle.of("two", {"two.py": b""})
+    wanted = BundleSet.of({"one": one.digest, "two": two.digest})
+    with RawPeer(daemon.address) as peer:
+        peer.hello()
+        body = codec.Body()
+        payload = body.pack([b"no pickle"])
+        submit = m.Submit(1, b"e" * 32, "3.11", (), m.CallOptions(), payload, (), "f", wanted)
+        brought = msgspec.structs.replace(submit, bundles=((one.digest, body.add(one.encode())),))
+        peer.send(codec.write(brought, peer.incarnation, body))
+        assert peer.hear() == m.PayloadWanted(1, b"", (two.digest,))
+        peer.say(msgspec.structs.replace(submit, payload=None))
+        assert peer.hear() == m.PayloadWanted(1, b"", (two.digest,))
+        peer.say(msgspec.structs.replace(submit, function=b"g" * 32, payload=None))
+        assert peer.hear() == m.PayloadWanted(1, b"g" * 32)
+
+
+def test_bundles_beyond_the_limit_are_refused(daemon: Daemon) -> None:
+    large = bytes((80 << 20) + 1)
+    with RawPeer(daemon.address) as peer:
+        peer.hello()
+        body = codec.Body()
+        submit = m.Submit(1, b"h" * 32, "3.11", (), m.CallOptions(), (), (), "f", BundleSet.of({"one": b"1" * 32}))
+        peer.send(
+            codec.write(
+                msgspec.structs.replace(submit, bundles=((b"1" * 32, body.add(large)),)), peer.incarnation, body
+            )
+        )
+        rejected = peer.hear()
+        assert (rejected.error, rejected.submission) == ("PayloadTooLarge", 1)
+        assert rejected.reason == f"f: its modules of {len(large)} bytes are more than the daemon's limit of {80 << 20}"
 
 
 def test_a_client_cannot_reach_anothers_calls(daemon: Daemon) -> None:

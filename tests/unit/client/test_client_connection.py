@@ -64,8 +64,6 @@ class TestConnecting:
         daemon.silent = True
         said = rf"the daemon at ipc:.* \(pid {os.getpid()}\) did not answer within 0.05 s"
         with pytest.raises(DaemonUnreachable, match=said):
-            DaemonUnreachable, match=rf"the daemon at ipc:.* \(pid {os.getpid()}\) did not answer within 0.05 s"
-        ):
             Connection(daemon.address, b"secret", versions())
         wait_until(lambda: io_threads() == 0, "its thread has ended")
 

@@ -9,6 +9,8 @@ import pytest
 import zmq
 
 from plover import serialize
+from plover.bundles.collect import Collected
+from plover.bundles.format import Bundle, BundleSet
 from plover.client.calls import PendingCall
 from plover.client.conversation import (
     ACKNOWLEDGE_AT,
@@ -262,6 +264,18 @@ def test_a_function_that_the_daemon_does_not_hold_is_sent_with_the_call() -> Non
     talk.hear(m.PayloadWanted(9, function().digest))
     (again,) = talk.send()
     assert (again.submission, again.payload is not None) == (1, True)
+
+
+def test_bundles_that_the_daemon_does_not_hold_are_sent_with_the_call_again() -> None:
+    talk, bundle = Talk(), Bundle.of("one", {"one.py": b""})
+    call = talk.call(1)
+    wanted = BundleSet.of({"one": bundle.digest})
+    call.modules = Collected(wanted, {bundle.digest: bundle}, wanted.digest())
+    (first,) = talk.send()
+    assert (first.modules, len(first.bundles)) == (wanted, 1)
+    talk.hear(m.PayloadWanted(1, b"", (bundle.digest,)))
+    (again,) = talk.send()
+    assert (again.submission, again.payload, len(again.bundles)) == (1, None, 1)
 
 
 def test_a_message_that_was_refused_ends_its_call() -> None:

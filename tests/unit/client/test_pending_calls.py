@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from plover.bundles.collect import Collected
+from plover.bundles.format import Bundle, BundleSet, decode
 from plover.client.calls import Payload, PendingCall, PendingCalls
 from plover.client.futures import Future
 from plover.wire import codec
@@ -128,3 +130,47 @@ def test_a_call_as_a_message_without_its_payload() -> None:
     assert isinstance(message, m.Submit)
     assert message.payload is None
     assert message.acknowledged == ()
+
+
+class TestBundles:
+    ONE, TWO = Bundle.of("one", {"one.py": b"1"}), Bundle.of("two", {"two.py": b"2"})
+
+    def with_modules(self, submission: int, *bundles: Bundle) -> PendingCall:
+        wanted = BundleSet.of({bundle.name: bundle.digest for bundle in bundles})
+        collected = Collected(wanted, {bundle.digest: bundle for bundle in bundles}, wanted.digest())
+        return PendingCall(submission, payload(), [b"args"], [], m.CallOptions(), Future("c"), modules=collected)
+
+    def test_each_goes_along_with_the_first_call_that_needs_it(self) -> None:
+        calls = PendingCalls()
+        assert calls.bundles_to_send(call(1, payload())) == ()
+        assert calls.bundles_to_send(self.with_modules(2, self.ONE)) == [self.ONE.digest]
+        assert calls.bundles_to_send(self.with_modules(3, self.ONE, self.TWO)) == [self.TWO.digest]
+        assert calls.bundles_to_send(self.with_modules(4, self.ONE, self.TWO)) == []
+
+    def test_those_that_were_disowned_or_refused_go_along_again(self) -> None:
+        calls, one = PendingCalls(), self.with_modules(1, self.ONE, self.TWO)
+        calls.add(one)
+        calls.bundles_to_send(one)
+        calls.disown(b"", self.TWO.digest)
+        assert calls.bundles_to_send(one) == [self.TWO.digest]
+        calls.refuse(1)
+        assert calls.bundles_to_send(one) == [self.ONE.digest, self.TWO.digest]
+
+    def test_a_call_as_a_message_with_its_bundles(self) -> None:
+        one = self.with_modules(1, self.ONE, self.TWO)
+        incoming = codec.FROM_CLIENT.read(one.frames(77, "3.11", True, (), [self.TWO.digest]))
+        message = incoming.message
+        assert isinstance(message, m.Submit)
+        assert one.modules is not None
+        assert message.modules == one.modules.wanted
+        ((digest, data),) = message.bundles
+        assert digest == self.TWO.digest
+        assert decode(incoming.take((data,))[0]) == self.TWO
+
+    def test_a_call_as_a_message_without_them(self) -> None:
+        message = codec.FROM_CLIENT.read(self.with_modules(1, self.ONE).frames(77, "3.11", False)).message
+        assert isinstance(message, m.Submit)
+        assert (message.modules is not None, message.bundles) == (True, ())
+        message = codec.FROM_CLIENT.read(call(1, payload()).frames(77, "3.11", False)).message
+        assert isinstance(message, m.Submit)
+        assert (message.modules, message.bundles) == (None, ())
