@@ -21,6 +21,7 @@ import msgspec
 
 from plover import serialize
 from plover.errors import WorkerLost
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import CallOptions, Receipt
 
 if TYPE_CHECKING:
@@ -70,7 +71,13 @@ def debug(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """
     from plover.session import remote
 
-    return remote(function)._begin(args, kwargs, waits=True, session=_Foreground()).result()
+    future = None
+    try:
+        future = remote(function)._begin(args, kwargs, waits=True, session=_Foreground())
+        return future.result()
+    except BaseException as error:
+        leave_out_ours(error, (future,) if future is not None else ())
+        raise
 
 
 class _Foreground:
