@@ -23,6 +23,7 @@ from plover import serialize
 from plover.bundles.format import BundleSet
 from plover.bundles.needed import needed
 from plover.errors import WorkerLost
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import CallOptions, Receipt
 
 if TYPE_CHECKING:
@@ -76,7 +77,13 @@ def debug(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """
     from plover.session import remote
 
-    return remote(function)._begin(args, kwargs, waits=True, session=_Foreground()).result()
+    future = None
+    try:
+        future = remote(function)._begin(args, kwargs, waits=True, session=_Foreground())
+        return future.result()
+    except BaseException as error:
+        leave_out_ours(error, (future,) if future is not None else ())
+        raise
 
 
 class _Foreground:

@@ -20,6 +20,7 @@ import numpy as np
 from plover import context, kernels, serialize
 from plover.options import Options, parse_options
 from plover.pickling import captures
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
@@ -149,7 +150,13 @@ class GpuFunction(_Remote, Generic[P, R]):
         """
         if context.in_worker():
             return self._target(*args, **kwargs)  # type: ignore[no-any-return]
-        return wait(self._begin(args, kwargs, waits=True))  # type: ignore[no-any-return]
+        future = None
+        try:
+            future = self._begin(args, kwargs, waits=True)
+            return future.result()  # type: ignore[no-any-return]
+        except BaseException as error:
+            _leave(error, future)
+            raise
 
     @property
     def local(self) -> Callable[P, R]:
@@ -160,13 +167,23 @@ class GpuFunction(_Remote, Generic[P, R]):
         """Begin a call and return its future. Arguments are taken as they are now: they may change afterwards."""
         if context.in_worker():
             return _done(self._target, args, kwargs)
-        return self._begin(args, kwargs)
+        try:
+            return self._begin(args, kwargs)
+        except BaseException as error:
+            leave_out_ours(error)
+            raise
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call and wait for it without blocking the event loop; cancelling the task cancels the call."""
         if context.in_worker():
             return self._target(*args, **kwargs)  # type: ignore[no-any-return]
-        return await self._begin(args, kwargs)  # type: ignore[no-any-return]
+        future = None
+        try:
+            future = self._begin(args, kwargs)
+            return await future  # type: ignore[no-any-return]
+        except BaseException as error:
+            leave_out_ours(error, (future,) if future is not None else ())
+            raise
 
     def map(
         self,
@@ -300,19 +317,35 @@ class GpuKernel(_Remote):
         """Launch the kernel and wait until its arrays are back in place."""
         if context.in_worker():
             return self.local(*args, **kwargs)
-        return wait(self._begin(args, kwargs, waits=True))
+        future = None
+        try:
+            future = self._begin(args, kwargs, waits=True)
+            return future.result()
+        except BaseException as error:
+            _leave(error, future)
+            raise
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Launch the kernel; its arrays are back in place when the future is done."""
         if context.in_worker():
             return _done(self.local, args, kwargs)
-        return self._begin(args, kwargs)
+        try:
+            return self._begin(args, kwargs)
+        except BaseException as error:
+            leave_out_ours(error)
+            raise
 
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """Launch the kernel and wait without blocking the event loop."""
         if context.in_worker():
             return self.local(*args, **kwargs)
-        return await self._begin(args, kwargs)
+        future = None
+        try:
+            future = self._begin(args, kwargs)
+            return await future
+        except BaseException as error:
+            leave_out_ours(error, (future,) if future is not None else ())
+            raise
 
     def options(self, **changes: Unpack[Options]) -> GpuKernel:
         """A copy with other options, as for functions."""
@@ -362,14 +395,11 @@ def _done(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     return future
 
 
-def wait(future: Future[Any]) -> Any:
-    """A future's result; if the wait is interrupted, the call is not wanted any more."""
-    try:
-        return future.result()
-    except BaseException:
-        if not future.done():
-            future.cancel()
-        raise
+def _leave(error: BaseException, future: Future[Any] | None) -> None:
+    """An error leaves a call that its caller waits for; if the wait was interrupted, the call is not wanted any more."""
+    if future is not None and not future.done():
+        future.cancel()
+    leave_out_ours(error, (future,) if future is not None else ())
 
 
 class _Decorator(Protocol):

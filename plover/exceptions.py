@@ -71,7 +71,7 @@ def pack_exception(
     Args:
         error: what the user's code raised.
         reducers: as for `serialize.Packer`.
-        is_ours: whether a file is Plover's own; such frames are left out at the beginning.
+        is_ours: whether a file is Plover's own; such frames are left out, but for one that raised below others.
     """
     return [msgspec.msgpack.encode(_take_apart(error, reducers, is_ours, _CHAIN_LIMIT, set()))]
 
@@ -157,7 +157,7 @@ def _frames(tb: TracebackType | None, is_ours: Callable[[str], bool]) -> list[_F
     found: list[_Frame] = []
     while tb is not None:
         code = tb.tb_frame.f_code
-        if found or not is_ours(code.co_filename):
+        if not is_ours(code.co_filename) or (found and tb.tb_next is None):
             text = linecache.getline(code.co_filename, tb.tb_lineno).rstrip("\n")
             found.append(
                 _Frame(_plain(code.co_filename), tb.tb_lineno, code.co_name, code.co_firstlineno, _plain(text))

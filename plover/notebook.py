@@ -129,7 +129,12 @@ class _Magic:
         options: Options = asked.options  # type: ignore[assignment]
         run = GpuFunction(run_cell, parse_options(CallOptions(), options))
         filename = self._shell.compile.cache(cell)
-        values, last = run(cell, filename, {name: names[name] for name in asked.inputs}, asked.outputs)
+        try:
+            values, last = run(cell, filename, {name: names[name] for name in asked.inputs}, asked.outputs)
+        except BaseException as error:
+            if error.__traceback__ is not None:
+                error.__traceback__ = error.__traceback__.tb_next  # the cell's own frames; see `plover.tracebacks`
+            raise
         self._shell.push(dict(zip(asked.outputs, values, strict=True)))
         return last
 

@@ -24,6 +24,7 @@ from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.options import with_environment
 from plover.profiles import Target
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
@@ -73,7 +74,11 @@ class Session:
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call of a function, or of a `gpu_function` or kernel with its options, on this session's daemon."""
-        future: Future[Any] = remote(function)._begin(args, kwargs, session=self)
+        try:
+            future: Future[Any] = remote(function)._begin(args, kwargs, session=self)
+        except BaseException as error:
+            leave_out_ours(error)
+            raise
         return future
 
     def map(
@@ -319,7 +324,11 @@ def connect(address: str | Sequence[str] | None = None) -> Session:
         from plover.several import SeveralDaemons
 
         session = SeveralDaemons(address)
-    session.connection()
+    try:
+        session.connection()
+    except BaseException as error:
+        leave_out_ours(error)
+        raise
     with _lock:
         _sessions.append(session)
     return session

@@ -26,6 +26,7 @@ from plover.client.unbreakable import Condition, Event
 from plover.errors import CallCancelled, DaemonLost
 from plover.exceptions import unpack_exception
 from plover.serialize import Buffer, unpack
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import Receipt
 from plover.wire.messages import call_id as name_of_call
 
@@ -144,13 +145,18 @@ class Future(concurrent.futures.Future[R]):
             PloverError: it could not be run; see the subclass.
             BaseException: whatever the function raised.
         """
-        error = self.exception(timeout)
-        if error is None:
-            return self._result  # type: ignore[return-value]
+        context = None
         try:
-            raise error.with_traceback(self._remote_traceback)
-        finally:
-            del self, error  # no cycle through the traceback
+            error = self.exception(timeout)
+            if error is None:
+                return self._result  # type: ignore[return-value]
+            context = error.__context__
+            raise error
+        except BaseException as raised:
+            leave_out_ours(raised, (self,))
+            if context is not None:
+                raised.__context__ = context  # the user's own, and not what is being handled where it is raised again
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The call's exception, or None if it has a value; arguments as for `result`."""
@@ -225,7 +231,11 @@ class Future(concurrent.futures.Future[R]):
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return self.result()
+        try:
+            return self.result()
+        except BaseException as error:
+            leave_out_ours(error, (self,))
+            raise
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """As the standard library's; called when the call has ended, whether or not anybody waits for it."""

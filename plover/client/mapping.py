@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, cast
 
 from plover.client.futures import Future
+from plover.tracebacks import leave_out_ours
 
 __all__ = ["map_calls"]
 
@@ -53,9 +54,10 @@ def map_calls(
     try:
         for future in _submit_next(submit, source, limit):
             pending[future] = None
-    except BaseException:  # an iterable that raises, an argument that cannot travel
+    except BaseException as error:  # an iterable that raises, an argument that cannot travel
         for future in pending:
             future.cancel()
+        leave_out_ours(error)
         raise
     take = _in_order if ordered else _as_they_end
     values = take(submit, source, pending, return_exceptions)
@@ -91,7 +93,8 @@ class _Results(Iterator[Any]):
             return next(self._values)
         except StopIteration:
             raise
-        except BaseException:
+        except BaseException as error:
+            leave_out_ours(error, self._pending)
             self.close()
             raise
 

@@ -16,7 +16,7 @@ import pytest
 
 from plover import context, gpu_function, kernels, serialize
 from plover.client.futures import Future
-from plover.decorator import GpuFunction, GpuKernel, wait
+from plover.decorator import GpuFunction, GpuKernel
 from plover.wire.messages import CallOptions, Receipt
 from tests.support.preconditions import needs_module
 
@@ -207,21 +207,23 @@ class TestCalls:
         assert isinstance(Model.predict, GpuFunction)
         assert Model.predict(Model(2), 5) == 10
 
-    def test_an_interrupted_wait_cancels(self) -> None:
+    def test_an_interrupted_wait_cancels(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Interrupted(Future):
             def result(self, timeout: float | None = None) -> Any:
                 raise KeyboardInterrupt
 
         future = Interrupted("c-1")
+        monkeypatch.setattr(add, "_begin", lambda *args, **kwargs: future)
         with pytest.raises(KeyboardInterrupt):
-            wait(future)
+            add()
         assert future.cancelled()
 
-    def test_a_call_that_failed_is_not_cancelled(self) -> None:
+    def test_a_call_that_failed_is_not_cancelled(self, monkeypatch: pytest.MonkeyPatch) -> None:
         future = Future("c-1")
         future.fail(ValueError("x"))
+        monkeypatch.setattr(add, "_begin", lambda *args, **kwargs: future)
         with pytest.raises(ValueError, match="x"):
-            wait(future)
+            add()
         assert not future.cancelled()
 
 
