@@ -57,6 +57,20 @@ class _Remote:
         self._options = options
         self._packed = _Packed() if packed is None else packed  # shared by copies with other options
 
+    def __repr__(self) -> str:
+        from plover.looks import function_text
+
+        return function_text(*self._looks())
+
+    def _repr_html_(self) -> str:
+        from plover.looks import function_html
+
+        return function_html(*self._looks())
+
+    def _looks(self) -> tuple[Any, ...]:
+        """What it looks like: what it is, its name, the Python function that has its parameters, and its options."""
+        return "gpu_function", self._name(), self._target, self._options
+
     def _name(self) -> str:
         return str(getattr(self._target, "__qualname__", None) or getattr(self._target, "__name__", "function"))
 
@@ -121,9 +135,6 @@ class GpuFunction(_Remote, Generic[P, R]):
     def __init__(self, function: Callable[P, R], options: CallOptions, packed: _Packed | None = None) -> None:
         super().__init__(function, options, packed)
         functools.update_wrapper(self, function)
-
-    def __repr__(self) -> str:
-        return f"<gpu_function {self._name()}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GpuFunction, (self._target, self._options)
@@ -269,8 +280,9 @@ class GpuKernel(_Remote):
             if getattr(kernel, name, None) is not None:
                 setattr(self, name, getattr(kernel, name))
 
-    def __repr__(self) -> str:
-        return f"<gpu_function kernel {self._name()}>"
+    def _looks(self) -> tuple[Any, ...]:
+        python = kernels.python_function(self._kernel) if self._kind == "numba" else None
+        return "gpu_function kernel", self._name(), python, self._options, self._launch
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GpuKernel, (self._kernel, self._options, self._launch)
