@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from plover.client.futures import Future
 
 __all__ = ["DebugCall", "DebugOutcome", "debug"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class DebugCall(msgspec.Struct, frozen=True):
@@ -47,7 +50,7 @@ class DebugOutcome(msgspec.Struct, frozen=True):
     receipt: Receipt
 
 
-def debug(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def debug(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a function, or launch a kernel, in a foreground worker that has this terminal.
 
     ``breakpoint()`` opens pdb there, in functions and in simulated kernels; what is printed appears as it is written.
@@ -70,7 +73,8 @@ def debug(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """
     from plover.session import remote
 
-    return remote(function)._begin(args, kwargs, waits=True, session=_Foreground()).result()
+    future: Future[R] = remote(function)._begin(args, kwargs, waits=True, session=_Foreground())
+    return future.result()
 
 
 class _Foreground:

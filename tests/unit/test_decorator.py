@@ -320,6 +320,12 @@ class TestKernels:
         assert repr(raw_kernel) == "<gpu_function kernel stencil>"
         assert numba_kernel.__doc__ == "Adds on a GPU."
 
+    def test_a_function_is_not_launched(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"^add is a function, and is called: only kernels, .* are launched with \[…\]$"
+        ):
+            add[4, 256]
+
     def test_what_is_no_kernel_is_refused(self) -> None:
         with pytest.raises(TypeError, match="is neither a Numba-CUDA nor a CuPy kernel"):
             GpuKernel(double, CallOptions())
