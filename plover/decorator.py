@@ -13,7 +13,19 @@ import inspect
 import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    SupportsIndex,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 import numpy as np
 
@@ -34,6 +46,10 @@ __all__ = ["GpuFunction", "GpuKernel", "gpu_function"]
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+
+#: The size of a grid or of a block, and what stands in ``kernel[blocks, threads, stream, shared memory bytes]``.
+Size = SupportsIndex | Sequence[SupportsIndex]
+Launch = tuple[Size, Size] | tuple[Size, Size, Literal[0] | None] | tuple[Size, Size, Literal[0] | None, int]
 
 
 class _Packed:
@@ -57,6 +73,20 @@ class _Remote:
         self._target = target
         self._options = options
         self._packed = _Packed() if packed is None else packed  # shared by copies with other options
+
+    def __repr__(self) -> str:
+        from plover.looks import function_text
+
+        return function_text(*self._looks())
+
+    def _repr_html_(self) -> str:
+        from plover.looks import function_html
+
+        return function_html(*self._looks())
+
+    def _looks(self) -> tuple[Any, ...]:
+        """What it looks like: what it is, its name, the Python function that has its parameters, and its options."""
+        return "gpu_function", self._name(), self._target, self._options
 
     def _name(self) -> str:
         return str(getattr(self._target, "__qualname__", None) or getattr(self._target, "__name__", "function"))
@@ -123,9 +153,6 @@ class GpuFunction(_Remote, Generic[P, R]):
         super().__init__(function, options, packed)
         functools.update_wrapper(self, function)
 
-    def __repr__(self) -> str:
-        return f"<gpu_function {self._name()}>"
-
     def __reduce__(self) -> tuple[Any, ...]:
         return GpuFunction, (self._target, self._options)
 
@@ -139,6 +166,16 @@ class GpuFunction(_Remote, Generic[P, R]):
         if instance is None:
             return self
         return GpuFunction(types.MethodType(self._target, instance), self._options)
+
+    def __getitem__(self, launch: Launch) -> GpuKernel:
+        """A function has no launch configuration. This is for pyright, to which what `cuda.jit` returns is a function.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"{self._name()} is a function, and is called: only kernels, as numba.cuda.jit makes them, are launched with […]"
+        )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function on a worker and wait; Ctrl-C cancels it.
@@ -286,8 +323,9 @@ class GpuKernel(_Remote):
             if getattr(kernel, name, None) is not None:
                 setattr(self, name, getattr(kernel, name))
 
-    def __repr__(self) -> str:
-        return f"<gpu_function kernel {self._name()}>"
+    def _looks(self) -> tuple[Any, ...]:
+        python = kernels.python_function(self._kernel) if self._kind == "numba" else None
+        return "gpu_function kernel", self._name(), python, self._options, self._launch
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GpuKernel, (self._kernel, self._options, self._launch)
@@ -295,18 +333,18 @@ class GpuKernel(_Remote):
     def _name(self) -> str:
         return str(self._target.__name__)
 
-    def __getitem__(self, launch: Any) -> GpuKernel:
+    def __getitem__(self, launch: Launch) -> GpuKernel:
         """Numba's launch configuration: ``kernel[blocks, threads]``, and then stream (0 only) and shared memory bytes."""
         if self._kind != "numba":
             raise TypeError(
                 f"{self._name()} is a CuPy kernel: launch it as kernel((blocks,), (threads,), (arguments…))"
             )
-        launch = launch if isinstance(launch, tuple) else (launch,)
-        if len(launch) not in (2, 3, 4):
+        given: tuple[Any, ...] = launch if isinstance(launch, tuple) else (launch,)
+        if len(given) not in (2, 3, 4):
             raise ValueError("must specify at least the griddim and blockdim")
-        if len(launch) > 2 and launch[2] not in (0, None):
+        if len(given) > 2 and given[2] not in (0, None):
             raise ValueError(f"a stream of this process means nothing on the worker: leave it out ({self._name()})")
-        return GpuKernel(self._kernel, self._options, launch, self._packed)
+        return GpuKernel(self._kernel, self._options, given, self._packed)
 
     @property
     def local(self) -> Any:
@@ -402,19 +440,25 @@ def _leave(error: BaseException, future: Future[Any] | None) -> None:
     leave_out_ours(error, (future,) if future is not None else ())
 
 
+class _Launchable(Protocol):
+    """A kernel as a type checker sees it, if it sees one: ``kernel[blocks, threads](…)``."""
+
+    def __getitem__(self, launch: Any, /) -> Callable[..., Any]: ...
+
+
 class _Decorator(Protocol):
     """What `gpu_function(…options…)` returns: it keeps the signature of what it is applied to."""
 
     @overload
-    def __call__(self, target: Callable[P, R], /) -> GpuFunction[P, R]: ...
+    def __call__(self, target: _Launchable, /) -> GpuKernel: ...
     @overload
-    def __call__(self, target: Any, /) -> GpuKernel: ...
+    def __call__(self, target: Callable[P, R], /) -> GpuFunction[P, R]: ...
 
 
+@overload
+def gpu_function(target: _Launchable, /) -> GpuKernel: ...
 @overload
 def gpu_function(target: Callable[P, R], /) -> GpuFunction[P, R]: ...
-@overload
-def gpu_function(target: Any, /) -> GpuKernel: ...
 @overload
 def gpu_function(**options: Unpack[Options]) -> _Decorator: ...
 def gpu_function(target: Any = None, /, **options: Any) -> Any:

@@ -60,11 +60,17 @@ class Session:
         self._closed = False
 
     def __repr__(self) -> str:
-        return (
-            f"<session {self._connection!r}>"
-            if self._connection
-            else f"<session with {self._target.address if self._target else 'the default'}>"
-        )
+        from plover.looks import session_text
+
+        return session_text(self._address(), self._connection, self._closed)
+
+    def _repr_html_(self) -> str:
+        from plover.looks import session_html
+
+        return session_html(self._address(), self._connection, self._closed)
+
+    def _address(self) -> str | None:
+        return self._target.address if self._target is not None else None
 
     def __enter__(self) -> Session:
         return self

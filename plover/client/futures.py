@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plover.client.unbreakable import Condition, Event
+from plover.client.waiters import Waiters
 from plover.errors import CallCancelled, DaemonLost
 from plover.exceptions import unpack_exception
 from plover.serialize import Buffer, unpack
@@ -49,31 +50,6 @@ class _SealedError(Exception):
     """Stands for a user's exception until somebody asks for it."""
 
 
-class _Waiters(list[Any]):
-    """Where `concurrent.futures.wait` and `as_completed` enter themselves: they never ask the future, so others must work."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def append(self, waiter: Any) -> None:
-        if not isinstance(waiter.event, Event):
-            waiter.event = _End(self._connection)  # nobody waits for it or sets it before it is entered everywhere
-        super().append(waiter)
-        self._connection.attend()
-
-
-class _End(Event):
-    """What `wait` and `as_completed` wait for."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """As any event's, while others do the work."""
-        return bool(self._connection.wait_for(functools.partial(super().wait, timeout)))
-
-
 class Future(concurrent.futures.Future[R]):
     """A call's future result.
 
@@ -88,13 +64,16 @@ class Future(concurrent.futures.Future[R]):
         self._condition: Any = Condition()
         self._state = "PENDING"
         self._result = self._exception = None
-        self._waiters: list[Any] = [] if connection is None else _Waiters(connection)
+        self._waiters: list[Any] = [] if connection is None else Waiters(connection)
         self._done_callbacks: list[Callable[[Any], object]] = []
         # Our own.
         self._call_id = call_id
         self._connection = connection
         self._submission = submission
         self._pid = os.getpid()
+        #: For who looks at it (see `plover.looks`): when it was made, in monotonic seconds, and the function's name.
+        self._made_at = time.monotonic()
+        self._function = ""
         self._sealed: Sequence[Buffer] | None = None
         self._receipt: Receipt | None = None
         #: What is raised where the call was cancelled; its tier is known when the call has really ended.
@@ -104,6 +83,16 @@ class Future(concurrent.futures.Future[R]):
         #: Applied to the value before anybody sees it (a kernel's arrays go back in place there).
         self._finish: Callable[[Any], Any] | None = None
         self._unseal_lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        from plover.looks import future_text
+
+        return future_text(self)
+
+    def _repr_html_(self) -> str:
+        from plover.looks import future_html
+
+        return future_html(self)
 
     @property
     def call_id(self) -> str:
@@ -131,6 +120,13 @@ class Future(concurrent.futures.Future[R]):
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
         return self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED")
+
+    def running(self) -> bool:
+        """Always False: a running call can be cancelled as a queued one, and the daemon does not tell when a run begins.
+
+        A future's `repr` says ``running`` once the call has written something; `plover status` what each worker runs.
+        """
+        return False
 
     # -- for whoever waits ----------------------------------------------------------------------------------------------
 

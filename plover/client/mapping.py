@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, cast
 
@@ -66,7 +67,9 @@ def map_calls(
 
 def _bar(name: str, total: int | None) -> Callable[[Iterator[Any]], Any]:
     try:
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without ipywidgets: the bar is one of text there
+            from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError(
             "progress=True draws with tqdm: pip install 'plover-gpu[notebook]', or tqdm itself"

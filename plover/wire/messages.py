@@ -131,7 +131,7 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     records: tuple[Record, ...] = ()
 
     def _repr_html_(self) -> str:
-        from plover.notebook import receipt_html
+        from plover.looks import receipt_html
 
         return receipt_html(self)
 

@@ -87,7 +87,7 @@ class TestDecorating:
 
     def test_the_function_keeps_its_name_and_its_text(self) -> None:
         assert (add.__name__, add.__doc__, add.__module__) == ("add", "Adds.", __name__)
-        assert repr(add) == "<gpu_function add>"
+        assert repr(add) == "<gpu_function add(a, b=0, **more)>"
         assert add.local(1, 2) == 3
         assert add.local is add.__wrapped__
 
@@ -318,9 +318,15 @@ class TestKernels:
     def test_each_is_recognized(self) -> None:
         assert isinstance(numba_kernel, GpuKernel)
         assert isinstance(raw_kernel, GpuKernel)
-        assert repr(numba_kernel) == "<gpu_function kernel numba_kernel>"
+        assert repr(numba_kernel) == "<gpu_function kernel numba_kernel(x, y, out)>"
         assert repr(raw_kernel) == "<gpu_function kernel stencil>"
         assert numba_kernel.__doc__ == "Adds on a GPU."
+
+    def test_a_function_is_not_launched(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"^add is a function, and is called: only kernels, .* are launched with \[…\]$"
+        ):
+            add[4, 256]
 
     def test_what_is_no_kernel_is_refused(self) -> None:
         with pytest.raises(TypeError, match="is neither a Numba-CUDA nor a CuPy kernel"):
