@@ -94,11 +94,6 @@ class Connection:
         """Why it is over, if it is."""
         return self._line.talk.ended
 
-    @property
-    def pending(self) -> int:
-        """How many calls have no outcome yet."""
-        return len(self._line.talk.calls)
-
     def stage(self, submission: int) -> Stage:
         """How far a call is known to be."""
         call = self._line.talk.calls.find(submission)
