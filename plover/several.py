@@ -108,8 +108,20 @@ class SeveralDaemons(Session):
         self._turns = itertools.count()
 
     def __repr__(self) -> str:
-        members = ", ".join(f"{each.address}{' (away)' if each.away else ''}" for each in self._members)
-        return f"<session with {len(self._members)} daemons: {members}>"
+        return f"<session with {len(self._members)} daemons: {', '.join(map(' '.join, self._rows()))}>"
+
+    def _repr_html_(self) -> str:
+        from plover.looks import table
+
+        return table(f"session with {len(self._members)} daemons", self._rows())
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = []
+        for member in self._members:
+            connection = member.session.peek()
+            count = connection.pending if connection is not None else 0
+            rows.append((member.address, "(away)" if member.away is not None else f"({count} pending)"))
+        return rows
 
     def connection(self) -> Connection:
         """The connection to one that can be reached; all are met now, and those that cannot be are warned of.

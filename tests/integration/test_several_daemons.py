@@ -68,7 +68,10 @@ def test_calls_go_to_all_of_them(pair: tuple[Daemon, Daemon]) -> None:
             marks[future.result(PATIENCE_S)] += 1
         assert marks.keys() == {daemon.mark.word for daemon in pair}
         assert min(marks.values()) >= 8
-        assert "2 daemons" in repr(session)
+        assert repr(session) == (
+            f"<session with 2 daemons: {pair[0].address} (0 pending), {pair[1].address} (0 pending)>"
+        )
+        assert "session with 2 daemons" in session._repr_html_()
 
 
 def test_a_call_goes_where_less_is_to_be_done(pair: tuple[Daemon, Daemon], fifos: list[Fifo]) -> None:
