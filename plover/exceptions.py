@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import re
 from collections.abc import Callable, Sequence
 from types import CodeType, TracebackType
 from typing import Any
@@ -238,11 +239,28 @@ def _rebuild_group(node: _Exception) -> BaseException:
 
 def _traceback(frames: list[_Frame]) -> TracebackType | None:
     tb: TracebackType | None = None
-    for frame in reversed(frames):
+    for frame in map(_at_home, reversed(frames)):
         _remember_source(frame)
         raised = _raise_in(frame)
         tb = TracebackType(tb, raised.tb_frame, raised.tb_lasti, frame.line)
     return tb
+
+
+#: Where a worker keeps the author's own modules; see plover_runtime/modules.py.
+_BUNDLED = re.compile(r"[/\\](?P<name>[^/\\]+)-(?P<digest>[0-9a-f]{64})[/\\](?P<path>.+)\Z")
+
+
+def _at_home(frame: _Frame) -> _Frame:
+    """A frame of the author's own module, in the author's own file, where that still has the line."""
+    bundled = _BUNDLED.search(frame.filename)
+    if bundled is None:
+        return frame
+    from plover.bundles.collect import current
+
+    own = current().own_file(bundled["name"], bytes.fromhex(bundled["digest"]), bundled["path"].replace("\\", "/"))
+    if own is None or linecache.getline(own, frame.line).rstrip("\n") != frame.text:
+        return frame
+    return msgspec.structs.replace(frame, filename=own)
 
 
 def _remember_source(frame: _Frame) -> None:
