@@ -96,7 +96,7 @@ class Bundler:
         self._read = read
         self._limits = (limit_bytes, limit_files)
         self._notices = Notices(say)
-        # Guards what is below, but not against signal handlers; `_plans` is also read without it.
+        # Other threads wait; a signal handler that makes a call comes in between. `_plans` is also read without it.
         self._lock = threading.RLock()
         self._plans: dict[tuple[Names, ...], _Plan] = {}
         self._trees: dict[Own, Tree] = {}

@@ -68,6 +68,8 @@ class CallRecord:
     @property
     def digests(self) -> tuple[bytes, ...]:
         """What it needs of the function store: its function and its bundles."""
+        if self.modules is modules.EMPTY:
+            return (self.function,)
         return (self.function, *modules.digests(self.modules))
 
     @property

@@ -26,7 +26,7 @@ import numpy as np
 from cloudpickle import cloudpickle as _internals
 
 from plover.bundles.references import References
-from plover.pickling import advice, buffers, classes
+from plover.pickling import advice, buffers, classes, mentions
 
 __all__ = ["Reducing", "is_plain", "is_singledispatch", "reduction"]
 
@@ -64,10 +64,7 @@ class Reducing:
                 return _reduce_singledispatch(obj)
             reduced = self._function_reduce(obj)
             if references is not None:
-                if reduced is NotImplemented:
-                    references.refer(obj.__module__ or _internals._whichmodule(obj, obj.__qualname__) or "__main__")
-                else:
-                    references.use(obj)
+                mentions.of_function(references, obj, reduced)
             return reduced
         if issubclass(kind, type):
             if not classes.goes_by_value(obj):
@@ -80,24 +77,8 @@ class Reducing:
         handler = _handler_of(kind)
         reduced = NotImplemented if handler is None else handler(obj)
         if references is not None:
-            _note(references, obj, kind, reduced)
+            mentions.of_object(references, obj, reduced, stands_where_it_says=handler is not None)
         return reduced
-
-
-def _note(references: References, obj: Any, kind: type, reduced: Any) -> None:
-    """What an object mentions that is neither a function nor a class."""
-    if kind is types.ModuleType:
-        if _internals._should_pickle_by_reference(obj):
-            references.refer(obj.__name__)
-    elif kind is types.BuiltinFunctionType:
-        if type(obj.__module__) is str:  # not a method of an object
-            references.refer(obj.__module__)
-    else:
-        references.touch(kind.__module__)
-        if type(reduced) is str:
-            references.refer(pickle.whichmodule(obj, reduced))  # type: ignore[attr-defined]
-        elif reduced is NotImplemented and kind in _BY_TYPE and type(obj.__module__) is str:
-            references.refer(obj.__module__)  # a function under lru_cache, a NewType: what stands where it says
 
 
 def _reduce_class(cls: Any) -> Any:

@@ -2,62 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import textwrap
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.daemons import Daemon, Mark, Script
-
-_HEAD = "import json, os, sys, traceback\nimport plover\nfrom plover import gpu_function\n"
-
-
-class Client:
-    """A client's directory, with modules in it, and the scripts that are run there."""
-
-    def __init__(self, files: dict[str, str | bytes], address: str | None) -> None:
-        self.mark = Mark()
-        self.root = self.mark.directory
-        self.environment = {} if address is None else {"PLOVER_ADDRESS": address}
-        self.script: Script | None = None
-        self.put(files)
-
-    def put(self, files: dict[str, str | bytes]) -> None:
-        for name, content in files.items():
-            path = self.root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else textwrap.dedent(content).encode())
-
-    def start(self, source: str, **environment: str) -> Script:
-        source = _HEAD + textwrap.dedent(source)
-        self.script = Script(source, mark=self.mark, environment=self.environment | environment)
-        return self.script
-
-    def run(self, source: str, **environment: str) -> Any:
-        """What a script prints at last, which is JSON."""
-        script = self.start(source, **environment)
-        status, output = script.wait()
-        assert status == 0, script.stderr()
-        return json.loads(output.splitlines()[-1])
-
-    def close(self) -> None:
-        if self.script is not None:
-            self.script.close()
-        self.mark.remove()
-
-
-@contextlib.contextmanager
-def client(files: dict[str, str | bytes], address: str | None = None) -> Iterator[Client]:
-    made = Client(files, address)
-    try:
-        yield made
-    finally:
-        made.close()
-
+from tests.support.authors import client
+from tests.support.daemons import Daemon
 
 PACKAGE: dict[str, str | bytes] = {
     "mypkg/__init__.py": "",
@@ -162,6 +114,33 @@ WAYS: dict[str, tuple[dict[str, str | bytes], str, Any]] = {
         "import numpy as np\nfrom kern import double\nx = np.arange(4.0)\ngpu_function(double)[1, 4](x)\n"
         "print(json.dumps(x.tolist()))",
         [0, 2, 4, 6],
+    ),
+    "a program that is run as a module of its package": (
+        {
+            "prog/__init__.py": "",
+            "prog/cli.py": "import json\nfrom plover import gpu_function\n"
+            "@gpu_function\ndef f():\n    from .parts import P\n    return P\nprint(json.dumps(f()))",
+            "prog/parts.py": "P = 'part'",
+        },
+        "import runpy\nrunpy.run_module('prog.cli', run_name='__main__', alter_sys=True)",
+        "part",
+    ),
+    "the second attempt, on a fresh worker": (
+        {
+            "twice.py": "import os, signal, plover\ndef f():\n    attempt = plover.current_call().attempt\n"
+            "    if attempt == 1: os.kill(os.getpid(), signal.SIGKILL)\n    return attempt",
+        },
+        "import twice\nprint(json.dumps(gpu_function(retries=1)(twice.f)()))",
+        2,
+    ),
+    "results and exceptions of an own class that nothing names": (
+        {
+            "made.py": "class Made:\n    def __init__(self, n): self.n = n\nclass Failed(Exception): pass\n"
+            "def make(n):\n    if n < 0: raise Failed(n)\n    return Made(n)"
+        },
+        "import made\nf = gpu_function(made.make)\nvalue = f(3)\n"
+        "try: f(-1)\nexcept made.Failed as error: print(json.dumps([type(value) is made.Made, value.n, error.args]))",
+        [True, 3, [-1]],
     ),
     "in a foreground worker": (
         {"beside.py": "def g(): return 'debugged'"},

@@ -55,10 +55,15 @@ def names_of(scope: dict[str, Any], source: str) -> Names:
 
 @pytest.mark.parametrize(
     "used",
-    ["packed", "packed.Point", "packed.helper", "packed.NAMED", "packed.cached", "packed.dispatched", "packed.Point()"],
+    ["packed", "packed.Point", "packed.helper", "packed.NAMED", "packed.dispatched", "packed.Point()"],
 )
 def test_a_module_whose_object_goes_by_reference_is_referred_to(own: dict[str, Any], used: str) -> None:
     assert "packed" in names_of(own, f"used = {used}\ndef f(): return used").referred
+
+
+def test_what_stands_under_its_own_name_mentions_where(own: dict[str, Any]) -> None:
+    names = names_of(own, "used = packed.cached\ndef f(): return used")
+    assert "packed" in names.imported
 
 
 def test_what_a_function_by_value_imports_is_mentioned(own: dict[str, Any]) -> None:
@@ -95,7 +100,9 @@ def test_arguments_mention_modules_too(own: dict[str, Any]) -> None:
     assert serialize.pack_arguments("f", (), {"x": [point]})[2].referred == {"packed"}
 
 
-@pytest.mark.parametrize("args", [(), (1, 2.0, "x", None), (np.ones(3), [np.float32(1)], {"a": (1, b"b")})])
+@pytest.mark.parametrize(
+    "args", [(), (1, 2.0, "x", None), (np.ones(3), [np.float32(1)], {"a": (1, b"b")}), (np.array([None]),)]
+)
 def test_plain_arguments_mention_nothing(args: tuple[Any, ...]) -> None:
     assert serialize.pack_arguments("f", args, {})[2] is NO_NAMES
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from plover import serialize
+from plover.bundles import collect
 from plover.errors import DeviceOutOfMemory, WorkerLost
 from plover.exceptions import pack_exception, unpack_exception
 
@@ -350,3 +351,32 @@ def test_a_class_that_came_from_the_client_comes_home_in_its_exception(monkeypat
         packed = pack_exception(error, (namespace.reduce,))
     assert type(error) is not module.Mine
     assert type(unpack_exception(packed)) is module.Mine
+
+
+class TestImportsThatFail:
+    """What they mean is known where the module is, or is not."""
+
+    @pytest.fixture(autouse=True)
+    def _explains(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def explain(error: BaseException) -> str | None:
+            return f"a note on {error}" if "here" in str(error) else None
+
+        monkeypatch.setattr(collect, "_current", types.SimpleNamespace(explain=explain))
+
+    @pytest.mark.parametrize("kind", [ModuleNotFoundError, ImportError, OSError])
+    def test_a_note_says_it(self, kind: type[Exception]) -> None:
+        assert home(caught(raiser(kind("it is here")))).__notes__ == ["a note on it is here"]
+        assert not hasattr(home(caught(raiser(kind("lost")))), "__notes__")
+
+    def test_the_same_note_is_not_made_twice(self) -> None:
+        error = ImportError("it is here")
+        error.add_note("a note on it is here")
+        assert home(error).__notes__ == ["a note on it is here"]
+
+    def test_of_a_cause_too_and_of_nothing_else(self) -> None:
+        error = ValueError("here")
+        error.__cause__ = ImportError("it is here")
+        arrived = home(error)
+        assert not hasattr(arrived, "__notes__")
+        assert arrived.__cause__ is not None
+        assert arrived.__cause__.__notes__ == ["a note on it is here"]
