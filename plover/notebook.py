@@ -130,7 +130,9 @@ class _Magic:
             values, last = run(cell, filename, {name: names[name] for name in asked.inputs}, asked.outputs)
         except BaseException as error:
             if error.__traceback__ is not None:
-                error.__traceback__ = error.__traceback__.tb_next  # the cell's own frames; see `plover.tracebacks`
+                BaseException.with_traceback(
+                    error, error.__traceback__.tb_next
+                )  # the cell's own frames; see `plover.tracebacks`
             raise
         self._shell.push(dict(zip(asked.outputs, values, strict=True)))
         return last

@@ -34,10 +34,12 @@ def leave_out_ours(error: BaseException, futures: Iterable[Any] = ()) -> None:
     """
     for future in futures:
         if future._exception is error:
-            error.__traceback__ = future._remote_traceback
+            BaseException.with_traceback(
+                error, future._remote_traceback
+            )  # a frozen dataclass refuses to be assigned to
             return
     if isinstance(error, _MEANT):
-        error.__traceback__ = _behind_ours(error.__traceback__)
+        BaseException.with_traceback(error, _behind_ours(error.__traceback__))
 
 
 def _behind_ours(tb: TracebackType | None) -> TracebackType | None:

@@ -151,7 +151,9 @@ class Future(concurrent.futures.Future[R]):
         except BaseException as raised:
             leave_out_ours(raised, (self,))
             if context is not None:
-                raised.__context__ = context  # the user's own, and not what is being handled where it is raised again
+                BaseException.__setattr__(
+                    raised, "__context__", context
+                )  # the user's own, and not what is being handled where it is raised again
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
