@@ -17,6 +17,7 @@ import re
 import secrets
 import socket
 import stat
+import struct
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -263,6 +264,21 @@ def read_secret(socket_file: Path) -> bytes:
         ) from None
     except PermissionError:
         raise AccessDenied(f"{path} cannot be read: the daemon there belongs to another user") from None
+
+
+def listener(socket_file: Path) -> int | None:
+    """The process that listens at a socket, 0 where the system does not say which; None if nobody does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(socket_file))
+        except OSError:
+            return None
+        if not hasattr(socket, "SO_PEERCRED"):
+            return 0
+        # unix(7): the credentials are those of who called listen, so a daemon that is stopped is known by them, too.
+        (pid,) = struct.unpack_from("i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(pid)
 
 
 def is_alive(socket_file: Path) -> bool:

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from plover import serialize
 from plover.bundles.format import BundleSet
 from plover.bundles.needed import needed
 from plover.errors import WorkerLost
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import CallOptions, Receipt
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from plover.client.futures import Future
 
 __all__ = ["DebugCall", "DebugOutcome", "debug"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class DebugCall(msgspec.Struct, frozen=True):
@@ -53,7 +57,7 @@ class DebugOutcome(msgspec.Struct, frozen=True):
     receipt: Receipt
 
 
-def debug(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def debug(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a function, or launch a kernel, in a foreground worker that has this terminal.
 
     ``breakpoint()`` opens pdb there, in functions and in simulated kernels; what is printed appears as it is written.
@@ -76,7 +80,13 @@ def debug(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """
     from plover.session import remote
 
-    return remote(function)._begin(args, kwargs, waits=True, session=_Foreground()).result()
+    future: Future[R] | None = None
+    try:
+        future = remote(function)._begin(args, kwargs, waits=True, session=_Foreground())
+        return future.result()
+    except BaseException as error:
+        leave_out_ours(error, (future,) if future is not None else ())
+        raise
 
 
 class _Foreground:

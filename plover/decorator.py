@@ -13,13 +13,26 @@ import inspect
 import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    SupportsIndex,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 import numpy as np
 
 from plover import context, kernels, serialize
 from plover.options import Options, parse_options
 from plover.pickling import captures
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
@@ -33,6 +46,10 @@ __all__ = ["GpuFunction", "GpuKernel", "gpu_function"]
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+
+#: The size of a grid or of a block, and what stands in ``kernel[blocks, threads, stream, shared memory bytes]``.
+Size = SupportsIndex | Sequence[SupportsIndex]
+Launch = tuple[Size, Size] | tuple[Size, Size, Literal[0] | None] | tuple[Size, Size, Literal[0] | None, int]
 
 
 class _Packed:
@@ -56,6 +73,20 @@ class _Remote:
         self._target = target
         self._options = options
         self._packed = _Packed() if packed is None else packed  # shared by copies with other options
+
+    def __repr__(self) -> str:
+        from plover.looks import function_text
+
+        return function_text(*self._looks())
+
+    def _repr_html_(self) -> str:
+        from plover.looks import function_html
+
+        return function_html(*self._looks())
+
+    def _looks(self) -> tuple[Any, ...]:
+        """What it looks like: what it is, its name, the Python function that has its parameters, and its options."""
+        return "gpu_function", self._name(), self._target, self._options
 
     def _name(self) -> str:
         return str(getattr(self._target, "__qualname__", None) or getattr(self._target, "__name__", "function"))
@@ -122,9 +153,6 @@ class GpuFunction(_Remote, Generic[P, R]):
         super().__init__(function, options, packed)
         functools.update_wrapper(self, function)
 
-    def __repr__(self) -> str:
-        return f"<gpu_function {self._name()}>"
-
     def __reduce__(self) -> tuple[Any, ...]:
         return GpuFunction, (self._target, self._options)
 
@@ -139,6 +167,16 @@ class GpuFunction(_Remote, Generic[P, R]):
             return self
         return GpuFunction(types.MethodType(self._target, instance), self._options)
 
+    def __getitem__(self, launch: Launch) -> GpuKernel:
+        """A function has no launch configuration. This is for pyright, to which what `cuda.jit` returns is a function.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"{self._name()} is a function, and is called: only kernels, as numba.cuda.jit makes them, are launched with […]"
+        )
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function on a worker and wait; Ctrl-C cancels it.
 
@@ -149,7 +187,13 @@ class GpuFunction(_Remote, Generic[P, R]):
         """
         if context.in_worker():
             return self._target(*args, **kwargs)  # type: ignore[no-any-return]
-        return wait(self._begin(args, kwargs, waits=True))  # type: ignore[no-any-return]
+        future = None
+        try:
+            future = self._begin(args, kwargs, waits=True)
+            return future.result()  # type: ignore[no-any-return]
+        except BaseException as error:
+            _leave(error, future)
+            raise
 
     @property
     def local(self) -> Callable[P, R]:
@@ -160,13 +204,23 @@ class GpuFunction(_Remote, Generic[P, R]):
         """Begin a call and return its future. Arguments are taken as they are now: they may change afterwards."""
         if context.in_worker():
             return _done(self._target, args, kwargs)
-        return self._begin(args, kwargs)
+        try:
+            return self._begin(args, kwargs)
+        except BaseException as error:
+            leave_out_ours(error)
+            raise
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call and wait for it without blocking the event loop; cancelling the task cancels the call."""
         if context.in_worker():
             return self._target(*args, **kwargs)  # type: ignore[no-any-return]
-        return await self._begin(args, kwargs)  # type: ignore[no-any-return]
+        future = None
+        try:
+            future = self._begin(args, kwargs)
+            return await future  # type: ignore[no-any-return]
+        except BaseException as error:
+            leave_out_ours(error, (future,) if future is not None else ())
+            raise
 
     def map(
         self,
@@ -269,8 +323,9 @@ class GpuKernel(_Remote):
             if getattr(kernel, name, None) is not None:
                 setattr(self, name, getattr(kernel, name))
 
-    def __repr__(self) -> str:
-        return f"<gpu_function kernel {self._name()}>"
+    def _looks(self) -> tuple[Any, ...]:
+        python = kernels.python_function(self._kernel) if self._kind == "numba" else None
+        return "gpu_function kernel", self._name(), python, self._options, self._launch
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GpuKernel, (self._kernel, self._options, self._launch)
@@ -278,18 +333,18 @@ class GpuKernel(_Remote):
     def _name(self) -> str:
         return str(self._target.__name__)
 
-    def __getitem__(self, launch: Any) -> GpuKernel:
+    def __getitem__(self, launch: Launch) -> GpuKernel:
         """Numba's launch configuration: ``kernel[blocks, threads]``, and then stream (0 only) and shared memory bytes."""
         if self._kind != "numba":
             raise TypeError(
                 f"{self._name()} is a CuPy kernel: launch it as kernel((blocks,), (threads,), (arguments…))"
             )
-        launch = launch if isinstance(launch, tuple) else (launch,)
-        if len(launch) not in (2, 3, 4):
+        given: tuple[Any, ...] = launch if isinstance(launch, tuple) else (launch,)
+        if len(given) not in (2, 3, 4):
             raise ValueError("must specify at least the griddim and blockdim")
-        if len(launch) > 2 and launch[2] not in (0, None):
+        if len(given) > 2 and given[2] not in (0, None):
             raise ValueError(f"a stream of this process means nothing on the worker: leave it out ({self._name()})")
-        return GpuKernel(self._kernel, self._options, launch, self._packed)
+        return GpuKernel(self._kernel, self._options, given, self._packed)
 
     @property
     def local(self) -> Any:
@@ -300,19 +355,35 @@ class GpuKernel(_Remote):
         """Launch the kernel and wait until its arrays are back in place."""
         if context.in_worker():
             return self.local(*args, **kwargs)
-        return wait(self._begin(args, kwargs, waits=True))
+        future = None
+        try:
+            future = self._begin(args, kwargs, waits=True)
+            return future.result()
+        except BaseException as error:
+            _leave(error, future)
+            raise
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Launch the kernel; its arrays are back in place when the future is done."""
         if context.in_worker():
             return _done(self.local, args, kwargs)
-        return self._begin(args, kwargs)
+        try:
+            return self._begin(args, kwargs)
+        except BaseException as error:
+            leave_out_ours(error)
+            raise
 
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """Launch the kernel and wait without blocking the event loop."""
         if context.in_worker():
             return self.local(*args, **kwargs)
-        return await self._begin(args, kwargs)
+        future = None
+        try:
+            future = self._begin(args, kwargs)
+            return await future
+        except BaseException as error:
+            leave_out_ours(error, (future,) if future is not None else ())
+            raise
 
     def options(self, **changes: Unpack[Options]) -> GpuKernel:
         """A copy with other options, as for functions."""
@@ -362,29 +433,32 @@ def _done(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     return future
 
 
-def wait(future: Future[Any]) -> Any:
-    """A future's result; if the wait is interrupted, the call is not wanted any more."""
-    try:
-        return future.result()
-    except BaseException:
-        if not future.done():
-            future.cancel()
-        raise
+def _leave(error: BaseException, future: Future[Any] | None) -> None:
+    """An error leaves a call that its caller waits for; if the wait was interrupted, the call is not wanted any more."""
+    if future is not None and not future.done():
+        future.cancel()
+    leave_out_ours(error, (future,) if future is not None else ())
+
+
+class _Launchable(Protocol):
+    """A kernel as a type checker sees it, if it sees one: ``kernel[blocks, threads](…)``."""
+
+    def __getitem__(self, launch: Any, /) -> Callable[..., Any]: ...
 
 
 class _Decorator(Protocol):
     """What `gpu_function(…options…)` returns: it keeps the signature of what it is applied to."""
 
     @overload
-    def __call__(self, target: Callable[P, R], /) -> GpuFunction[P, R]: ...
+    def __call__(self, target: _Launchable, /) -> GpuKernel: ...
     @overload
-    def __call__(self, target: Any, /) -> GpuKernel: ...
+    def __call__(self, target: Callable[P, R], /) -> GpuFunction[P, R]: ...
 
 
+@overload
+def gpu_function(target: _Launchable, /) -> GpuKernel: ...
 @overload
 def gpu_function(target: Callable[P, R], /) -> GpuFunction[P, R]: ...
-@overload
-def gpu_function(target: Any, /) -> GpuKernel: ...
 @overload
 def gpu_function(**options: Unpack[Options]) -> _Decorator: ...
 def gpu_function(target: Any = None, /, **options: Any) -> Any:

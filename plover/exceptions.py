@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import re
 from collections.abc import Callable, Sequence
 from types import CodeType, TracebackType
 from typing import Any
@@ -26,6 +27,13 @@ __all__ = ["pack_exception", "unpack_exception"]
 _FRAMES_AT_EACH_END = 50
 #: How deep causes, contexts and groups are followed.
 _CHAIN_LIMIT = 20
+#: So much of a text, and of a source line, is kept.
+_TEXT_LIMIT = 1 << 20
+_LINE_LIMIT = 2000
+#: An exception that is larger than its limit travels as what fits into this.
+_SMALL_BYTES = 64 * 1024
+#: What a user's class may raise when it is looked at. Not every BaseException: what interrupts a call must get through.
+_ANYTHING = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 
 Buffer = serialize.Buffer
 
@@ -65,15 +73,21 @@ def pack_exception(
     error: BaseException,
     reducers: Sequence[Callable[[Any], Any]] = (),
     is_ours: Callable[[str], bool] = lambda _: False,
+    limit_bytes: int = 1 << 30,
 ) -> list[Buffer]:
     """An exception as buffers.
 
     Args:
         error: what the user's code raised.
         reducers: as for `serialize.Packer`.
-        is_ours: whether a file is Plover's own; such frames are left out at the beginning.
+        is_ours: whether a file is Plover's own; such frames are left out, but for one that raised below others.
+        limit_bytes: what is larger travels without what makes it so.
     """
-    return [msgspec.msgpack.encode(_take_apart(error, reducers, is_ours, _CHAIN_LIMIT, set()))]
+    packed = msgspec.msgpack.encode(_take_apart(error, reducers, is_ours, _CHAIN_LIMIT, set(), limit_bytes))
+    if len(packed) > limit_bytes:
+        small = min(_SMALL_BYTES, limit_bytes)
+        packed = msgspec.msgpack.encode(_take_apart(error, reducers, is_ours, 0, set(), small))
+    return [packed]
 
 
 def _take_apart(
@@ -82,21 +96,22 @@ def _take_apart(
     is_ours: Callable[[str], bool],
     depth: int,
     seen: set[int],
+    limit: int,
 ) -> _Exception:
     seen.add(id(error))
 
     def follow(other: BaseException | None) -> _Exception | None:
         if other is None or depth == 0 or id(other) in seen:  # once each, as traceback.TracebackException does it
             return None
-        return _take_apart(other, reducers, is_ours, depth - 1, seen)
+        return _take_apart(other, reducers, is_ours, depth - 1, seen, limit)
 
     members: list[_Exception] = []
     if isinstance(error, BaseExceptionGroup):
         members = [part for member in error.exceptions if (part := follow(member)) is not None]
-        whole, parts = [], _try_pack((type(error), (error.message,), _attributes(error)), reducers)
+        whole, parts = [], _try_pack((type(error), (error.message,), _attributes(error)), reducers, limit)
     else:
-        whole = _try_pack(error, reducers)
-        parts = _try_pack((type(error), error.args, _attributes(error)), reducers)
+        whole = _try_pack(error, reducers, limit)
+        parts = _try_pack((type(error), error.args, _attributes(error)), reducers, limit)
         if not parts:
             parts = _try_pack(
                 (
@@ -105,14 +120,15 @@ def _take_apart(
                     {name: _or_repr(value) for name, value in _attributes(error).items()},
                 ),
                 reducers,
+                limit,
             )
     return _Exception(
         whole=whole,
         parts=parts,
-        module=type(error).__module__,
+        module=str(type(error).__module__),
         name=type(error).__qualname__,
-        text=_plain(_text(error)),
-        notes=[_plain(str(note)) for note in getattr(error, "__notes__", ())],
+        text=_text(error)[: min(_TEXT_LIMIT, limit)],
+        notes=_notes(error),
         frames=_frames(error.__traceback__, is_ours),
         cause=follow(error.__cause__),
         context=follow(error.__context__ if error.__context__ is not error.__cause__ else None),
@@ -121,11 +137,14 @@ def _take_apart(
     )
 
 
-def _try_pack(value: Any, reducers: Sequence[Callable[[Any], Any]]) -> list[bytes]:
+def _try_pack(value: Any, reducers: Sequence[Callable[[Any], Any]], limit: int) -> list[bytes]:
     try:
-        return [bytes(buffer) for buffer in serialize.pack(value, reducers)]
-    except Exception:  # whatever a user's class does when it is pickled; the other ways are tried
-        return []
+        packed = serialize.pack(value, reducers)
+        if sum(memoryview(buffer).nbytes for buffer in packed) <= limit:
+            return [bytes(buffer) for buffer in packed]
+    except _ANYTHING:  # whatever a user's class does when it is pickled; the other ways are tried
+        pass
+    return []
 
 
 def _attributes(error: BaseException) -> dict[str, Any]:
@@ -136,16 +155,24 @@ def _or_repr(value: Any) -> Any:
     if isinstance(value, str | int | float | bool | bytes | None):
         return value
     try:
-        return repr(value)
-    except Exception as failure:  # a user's __repr__
+        return _plain(repr(value))[:_TEXT_LIMIT]
+    except _ANYTHING as failure:  # a user's __repr__
         return f"<{type(value).__name__}; its repr could not be made: {type(failure).__name__}>"
 
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception as failure:  # a user's __str__
+        return _plain(str(error))
+    except _ANYTHING as failure:  # a user's __str__
         return f"<its text could not be made: {type(failure).__name__}>"
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Read past the class's own `__getattr__`; anybody may have put anything there."""
+    try:
+        return [_plain(str(note)) for note in vars(error).get("__notes__", ())]
+    except _ANYTHING as failure:
+        return [f"<its notes could not be read: {type(failure).__name__}>"]
 
 
 def _plain(text: str) -> str:
@@ -157,10 +184,11 @@ def _frames(tb: TracebackType | None, is_ours: Callable[[str], bool]) -> list[_F
     found: list[_Frame] = []
     while tb is not None:
         code = tb.tb_frame.f_code
-        if found or not is_ours(code.co_filename):
-            text = linecache.getline(code.co_filename, tb.tb_lineno).rstrip("\n")
+        if not is_ours(code.co_filename) or (found and tb.tb_next is None):
+            line = tb.tb_lineno or code.co_firstlineno  # code that a tool made may have no lines
+            text = linecache.getline(code.co_filename, line).rstrip("\n")[:_LINE_LIMIT]
             found.append(
-                _Frame(_plain(code.co_filename), tb.tb_lineno, code.co_name, code.co_firstlineno, _plain(text))
+                _Frame(_plain(code.co_filename), line, _plain(code.co_name), code.co_firstlineno, _plain(text))
             )
         tb = tb.tb_next
     if len(found) > 2 * _FRAMES_AT_EACH_END:
@@ -178,17 +206,21 @@ def unpack_exception(buffers: Sequence[Buffer]) -> BaseException:
 
 def _put_together(node: _Exception) -> BaseException:
     error = _rebuild(node)
-    for note in node.notes:
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+    vars(error).pop("__notes__", None)  # not what its pickle made of them
+    if node.notes:
+        vars(error)["__notes__"] = list(node.notes)  # `add_note` asks the class's `__getattr__`
     if node.cause is not None:
-        error.__cause__ = _put_together(node.cause)
+        _set(error, "__cause__", _put_together(node.cause))
     if node.context is not None:
-        error.__context__ = _put_together(node.context)
-    error.__suppress_context__ = node.suppress_context
+        _set(error, "__context__", _put_together(node.context))
+    _set(error, "__suppress_context__", node.suppress_context)
     if isinstance(error, ImportError | OSError):
         _explain(error)
-    return error.with_traceback(_traceback(node.frames))
+    return BaseException.with_traceback(error, _traceback(node.frames))
+
+
+#: Not by the class's own `__setattr__`, which refuses in that of a frozen dataclass.
+_set = BaseException.__setattr__
 
 
 def _explain(error: ImportError | OSError) -> None:
@@ -197,22 +229,22 @@ def _explain(error: ImportError | OSError) -> None:
 
     note = current().explain(error)
     if note is not None and note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+        BaseException.add_note(error, note)
 
 
 def _rebuild(node: _Exception) -> BaseException:
     if node.members:
         return _rebuild_group(node)
     if node.whole:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             whole = serialize.unpack(node.whole)
             if isinstance(whole, BaseException):
                 return whole
     if node.parts:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             cls, args, attributes = serialize.unpack(node.parts)
             error: BaseException = cls.__new__(cls, *args)
-            error.args = args
+            _set(error, "args", args)
             if isinstance(error, OSError):
                 OSError.__init__(error, *args)
             error.__dict__.update(attributes)
@@ -225,7 +257,7 @@ def _rebuild(node: _Exception) -> BaseException:
 
 def _rebuild_group(node: _Exception) -> BaseException:
     members = [_put_together(member) for member in node.members]
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):
         cls, (message,), attributes = serialize.unpack(node.parts)
         group = cls(message, members)
         group.__dict__.update(attributes)
@@ -238,11 +270,28 @@ def _rebuild_group(node: _Exception) -> BaseException:
 
 def _traceback(frames: list[_Frame]) -> TracebackType | None:
     tb: TracebackType | None = None
-    for frame in reversed(frames):
+    for frame in map(_at_home, reversed(frames)):
         _remember_source(frame)
         raised = _raise_in(frame)
         tb = TracebackType(tb, raised.tb_frame, raised.tb_lasti, frame.line)
     return tb
+
+
+#: Where a worker keeps the author's own modules; see plover_runtime/modules.py.
+_BUNDLED = re.compile(r"[/\\](?P<name>[^/\\]+)-(?P<digest>[0-9a-f]{64})[/\\](?P<path>.+)\Z")
+
+
+def _at_home(frame: _Frame) -> _Frame:
+    """A frame of the author's own module, in the author's own file, where that still has the line."""
+    bundled = _BUNDLED.search(frame.filename)
+    if bundled is None:
+        return frame
+    from plover.bundles.collect import current
+
+    own = current().own_file(bundled["name"], bytes.fromhex(bundled["digest"]), bundled["path"].replace("\\", "/"))
+    if own is None or linecache.getline(own, frame.line).rstrip("\n") != frame.text:
+        return frame
+    return msgspec.structs.replace(frame, filename=own)
 
 
 def _remember_source(frame: _Frame) -> None:

@@ -23,7 +23,15 @@ import numpy as np
 
 from plover.errors import NotSerializable
 
-__all__ = ["KernelArgument", "KernelLaunch", "array_arguments", "kind_of", "mark_arguments", "reduce"]
+__all__ = [
+    "KernelArgument",
+    "KernelLaunch",
+    "array_arguments",
+    "kind_of",
+    "mark_arguments",
+    "python_function",
+    "reduce",
+]
 
 Kind = Literal["numba", "cupy"]
 Direction = Literal["in", "out", "inout"]
@@ -82,13 +90,14 @@ def reduce(obj: Any) -> Any:
     """A reducer for `serialize.Packer`: kernels as what they are made from."""
     name = _class_name(obj)
     if name in _DISPATCHERS:
-        return _make_dispatcher, (_python_function(obj), _dispatcher_options(obj))
+        return _make_dispatcher, (python_function(obj), _dispatcher_options(obj))
     if name in _CUPY_KERNELS or name == _CUPY_MODULE:
         return _make_cupy, (name[1], _cupy_arguments(obj, name[1]))
     return NotImplemented
 
 
-def _python_function(dispatcher: Any) -> Any:
+def python_function(dispatcher: Any) -> Any:
+    """What a Numba kernel was made from."""
     return dispatcher.py_func if hasattr(dispatcher, "py_func") else dispatcher.fn
 
 

@@ -1,4 +1,4 @@
-"""Plover in notebooks: ``%load_ext plover``, the ``%%gpu`` cell, and what receipts, sessions and functions look like.
+"""Plover in notebooks: ``%load_ext plover`` and the ``%%gpu`` cell.
 
 Guarantees: importing it imports no IPython. A cell that runs on a worker sees the named variables and nothing else of the
 notebook; what it binds to the names behind ``->`` comes back, and the value of a last expression is displayed.
@@ -9,19 +9,16 @@ Assumes: IPython's public interface for magics; `plover` is installed where the 
 from __future__ import annotations
 
 import ast
-import html
 import linecache
 import shlex
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 if TYPE_CHECKING:
     from plover.options import Options
-    from plover.wire.messages import Receipt
 
-__all__ = ["Cell", "load_ipython_extension", "parse_line", "run_cell", "table"]
+__all__ = ["Cell", "load_ipython_extension", "parse_line", "run_cell"]
 
 _OPTIONS = {"gpu": str, "timeout": float, "queue_timeout": float, "retries": int, "environment": str}
 _USAGE = "%%gpu [--gpu MODEL] [--timeout SECONDS] [names in…] [-> names out…]"
@@ -129,40 +126,13 @@ class _Magic:
         options: Options = asked.options  # type: ignore[assignment]
         run = GpuFunction(run_cell, parse_options(CallOptions(), options))
         filename = self._shell.compile.cache(cell)
-        values, last = run(cell, filename, {name: names[name] for name in asked.inputs}, asked.outputs)
+        try:
+            values, last = run(cell, filename, {name: names[name] for name in asked.inputs}, asked.outputs)
+        except BaseException as error:
+            if error.__traceback__ is not None:
+                BaseException.with_traceback(
+                    error, error.__traceback__.tb_next
+                )  # the cell's own frames; see `plover.tracebacks`
+            raise
         self._shell.push(dict(zip(asked.outputs, values, strict=True)))
         return last
-
-
-# -- what things look like ---------------------------------------------------------------------------------------------
-
-
-def table(title: str, rows: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
-    """A small table as HTML: a title, and a name and a value a row."""
-    pairs = rows.items() if isinstance(rows, Mapping) else rows
-    left = "style='text-align:left'"
-    body = "".join(
-        f"<tr><th {left}>{html.escape(name)}</th><td {left}>{html.escape(str(value))}</td></tr>"
-        for name, value in pairs
-    )
-    return f"<table><caption {left}><b>{html.escape(title)}</b></caption>{body}</table>"
-
-
-def receipt_html(receipt: Receipt) -> str:
-    """A receipt as a table: times in people's units, and only what was measured."""
-    rows: list[tuple[str, Any]] = [
-        (name.removesuffix("_s"), _seconds(value))
-        for name in ("queue_s", "transfer_s", "load_s", "run_s")
-        if (value := getattr(receipt, name)) is not None
-    ]
-    rows.append(("on", ", ".join(receipt.devices) + (" (simulated)" if receipt.simulated else "")))
-    rows += [("worker", receipt.worker)] if receipt.worker else []
-    rows += [("warm", "yes" if receipt.warm else "no")] if receipt.warm is not None else []
-    rows += [("attempt", receipt.attempt)] if receipt.attempt > 1 else []
-    return table("receipt", rows)
-
-
-def _seconds(value: float) -> str:
-    if value >= 1:
-        return f"{value:.2f} s"
-    return f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} µs"

@@ -25,6 +25,7 @@ import cloudpickle
 
 from plover import kernels
 from plover.bundles.references import NO_NAMES, Names, References
+from plover.errors import NotSerializable
 from plover.pickling.buffers import MARK, BytesApart, holds_large_bytes, load_with_bytes
 from plover.pickling.classes import ClassNamespace
 from plover.pickling.reducers import Reducing
@@ -133,7 +134,7 @@ def pack_function(function: Callable[..., Any]) -> tuple[list[Buffer], list[type
     except Exception as error:
         from plover.pickling import culprits
 
-        raise culprits.explain(culprits.name_of(function), function, error, (kernels.reduce,)) from error
+        raise culprits.explain(culprits.name_of(function), function, error, (kernels.reduce,)) from _cause(error)
     size_bytes = sum(buffer.nbytes if isinstance(buffer, memoryview) else len(buffer) for buffer in buffers)
     if size_bytes >= LARGE_CAPTURE_BYTES:
         from plover.pickling import large
@@ -160,7 +161,8 @@ def pack_arguments(
     except Exception as error:
         from plover.pickling import culprits
 
-        raise culprits.explain(culprits.short(function), (args, kwargs), error, (kernels.reduce,), call=True) from error
+        told = culprits.explain(culprits.short(function), (args, kwargs), error, (kernels.reduce,), call=True)
+        raise told from _cause(error)
 
 
 def pack_result(function: str, value: Any, reducers: Sequence[Reducer]) -> list[Buffer]:
@@ -177,4 +179,9 @@ def pack_result(function: str, value: Any, reducers: Sequence[Reducer]) -> list[
         from plover.pickling import culprits
 
         whole = f"{culprits.short(function)} → result"
-        raise culprits.explain(whole, value, error, reducers) from error
+        raise culprits.explain(whole, value, error, reducers) from _cause(error)
+
+
+def _cause(error: Exception) -> Exception | None:
+    """What a `NotSerializable` is raised from: a refusal of ours says nothing that is not in its text already."""
+    return None if isinstance(error, NotSerializable) else error

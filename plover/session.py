@@ -15,7 +15,7 @@ import operator
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.options import with_environment
 from plover.profiles import Target
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
@@ -59,11 +60,17 @@ class Session:
         self._closed = False
 
     def __repr__(self) -> str:
-        return (
-            f"<session {self._connection!r}>"
-            if self._connection
-            else f"<session with {self._target.address if self._target else 'the default'}>"
-        )
+        from plover.looks import session_text
+
+        return session_text(self._address(), self._connection, self._closed)
+
+    def _repr_html_(self) -> str:
+        from plover.looks import session_html
+
+        return session_html(self._address(), self._connection, self._closed)
+
+    def _address(self) -> str | None:
+        return self._target.address if self._target is not None else None
 
     def __enter__(self) -> Session:
         return self
@@ -73,7 +80,11 @@ class Session:
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call of a function, or of a `gpu_function` or kernel with its options, on this session's daemon."""
-        future: Future[Any] = remote(function)._begin(args, kwargs, session=self)
+        try:
+            future: Future[Any] = remote(function)._begin(args, kwargs, session=self)
+        except BaseException as error:
+            leave_out_ours(error)
+            raise
         return future
 
     def map(
@@ -150,6 +161,10 @@ class Session:
             if self._connection is None or not self._connection.usable:
                 self._connection = self._connect()
             return self._connection
+
+    def peek(self) -> Connection | None:
+        """The connection as it is, alive or not; None if there is none."""
+        return self._connection
 
     def _drop_dead_daemon(self) -> None:
         """A connection takes seconds to give up a daemon that may come back; an embedded one that died never does."""
@@ -291,12 +306,13 @@ _lock = threading.Lock()
 _sessions: list[Session] = []
 
 
-def connect(address: str | None = None) -> Session:
+def connect(address: str | Sequence[str] | None = None) -> Session:
     """Send this process's calls to another daemon from now on, or until the session is closed.
 
     Args:
         address: ``ipc:///path/of/a/socket``, ``tcp://host:port`` (with keys, see ``plover keys``), ``ssh://user@host``, or a
-            profile's name; None for the default.
+            profile's name; None for the default. A list of these for several daemons at once: each call goes to the one that
+            has the least to do for this session, among those that can run it.
 
     Returns:
         The session, also a context manager that closes it.
@@ -308,8 +324,17 @@ def connect(address: str | None = None) -> Session:
     Example:
         ``plover.connect("ipc:///run/plover/daemon.sock")``
     """
-    session = Session(address)
-    session.connection()
+    if address is None or isinstance(address, str):
+        session = Session(address)
+    else:
+        from plover.several import SeveralDaemons
+
+        session = SeveralDaemons(address)
+    try:
+        session.connection()
+    except BaseException as error:
+        leave_out_ours(error)
+        raise
     with _lock:
         _sessions.append(session)
     return session

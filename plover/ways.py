@@ -85,7 +85,14 @@ def open_way(target: Target) -> Way:
     """
     match addresses.parse(target.address):
         case addresses.Ipc(path):
-            return Way(addresses.read_secret(path))
+            secret = addresses.read_secret(path)
+            if addresses.listener(path) is None:
+                raise DaemonUnreachable(
+                    f"nobody listens at {path}: the daemon that was there has ended, and was killed if its socket is still "
+                    f"there. Start one with `plover start --bind ipc://{path}`",
+                    address=target.address,
+                )
+            return Way(secret)
         case addresses.Tcp() as tcp:
             return _by_keys(target, tcp)
         case addresses.Ssh() as ssh:

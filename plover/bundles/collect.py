@@ -10,6 +10,7 @@ so that an edit is in the next call's set. Names that are not own are left to th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -25,6 +26,7 @@ from plover.bundles.missing import explain
 from plover.bundles.notices import Notices
 from plover.bundles.references import Names
 from plover.bundles.trees import Tree
+from plover.errors import PloverError
 
 __all__ = ["RECHECK_S", "Bundler", "Collected", "current"]
 
@@ -128,6 +130,15 @@ class Bundler:
         """What an ImportError of a worker means here, and what to do; None if there is nothing to say."""
         with self._lock:
             return explain(error, {tree.own.name: tree for tree in self._trees.values()}, locate)
+
+    def own_file(self, name: str, digest: bytes, path: str) -> str | None:
+        """The author's own file that a worker ran out of a bundle; None if it is another one by now."""
+        with self._lock, contextlib.suppress(PloverError):
+            for tree in self._trees.values():
+                entry = tree.files.get(path)
+                if tree.own.name == name and entry is not None and tree.bundle().digest == digest:
+                    return entry[4]
+        return None
 
     # -- is it still so? -----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections
 import contextvars
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -26,6 +26,9 @@ from plover.wire import messages as m
 if TYPE_CHECKING:
     from plover.bundles.collect import Collected
     from plover.client.futures import Future
+
+#: How far a call is known to be: it may have reached the daemon; it has written something, so a run of it has begun.
+Stage = Literal["unsent", "sent", "begun"]
 
 #: So many acknowledgements are remembered, because the last ones before a connection broke may not have arrived.
 _REMEMBERED = 4096
@@ -75,6 +78,11 @@ class PendingCall(msgspec.Struct, eq=False):
     context: contextvars.Context = msgspec.field(default_factory=contextvars.copy_context)
     output: CallOutput | None = None
     modules: Collected | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """How far it is known to be."""
+        return "begun" if self.output is not None else "sent" if self.sent else "unsent"
 
     def written(self) -> CallOutput:
         """What the call writes."""
@@ -154,6 +162,10 @@ class PendingCalls:
             return False
         known.add(function)
         return True
+
+    def knows(self, function: bytes) -> bool:
+        """Whether the daemon is believed to hold the function."""
+        return function in self._known
 
     def bundles_to_send(self, call: PendingCall) -> Sequence[bytes]:
         """Digests of the bundles that must go with a call; they are believed to be with the daemon from now on."""

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from plover.client.calls import Payload, PendingCall
+from plover.client.calls import Payload, PendingCall, Stage
 from plover.client.conversation import for_call
 from plover.client.futures import Future
 from plover.client.io_thread import IoThread
@@ -90,10 +90,29 @@ class Connection:
         return self._line.may_be_used() and os.getpid() == self._pid
 
     @property
+    def ended(self) -> PloverError | None:
+        """Why it is over, if it is."""
+        return self._line.talk.ended
+
+    def stage(self, submission: int) -> Stage:
+        """How far a call is known to be."""
+        call = self._line.talk.calls.find(submission)
+        return call.stage if call is not None else "sent"
+
+    @property
     def welcome(self) -> m.Welcome:
         """What the daemon said of itself."""
         assert self._line.talk.welcome is not None
         return self._line.talk.welcome
+
+    @property
+    def pending(self) -> int:
+        """How many calls have no outcome yet."""
+        return len(self._line.talk.calls)
+
+    def knows(self, function: bytes) -> bool:
+        """Whether the daemon was sent the payload of this digest, as far as is known here."""
+        return self._line.talk.calls.knows(function)
 
     # -- calls ----------------------------------------------------------------------------------------------------------
 
@@ -124,6 +143,7 @@ class Connection:
         """
         submission = next(self._submissions)
         future: Future[Any] = Future(None, self, submission)
+        future._function = payload.name
         future._keep = (payload.classes, classes)
         future._finish = finish
         call = PendingCall(submission, payload, arguments, classes, options, future, modules=modules)

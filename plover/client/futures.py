@@ -23,9 +23,11 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plover.client.unbreakable import Condition, Event
+from plover.client.waiters import Waiters
 from plover.errors import CallCancelled, DaemonLost
 from plover.exceptions import unpack_exception
 from plover.serialize import Buffer, unpack
+from plover.tracebacks import leave_out_ours
 from plover.wire.messages import Receipt
 from plover.wire.messages import call_id as name_of_call
 
@@ -48,31 +50,6 @@ class _SealedError(Exception):
     """Stands for a user's exception until somebody asks for it."""
 
 
-class _Waiters(list[Any]):
-    """Where `concurrent.futures.wait` and `as_completed` enter themselves: they never ask the future, so others must work."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def append(self, waiter: Any) -> None:
-        if not isinstance(waiter.event, Event):
-            waiter.event = _End(self._connection)  # nobody waits for it or sets it before it is entered everywhere
-        super().append(waiter)
-        self._connection.attend()
-
-
-class _End(Event):
-    """What `wait` and `as_completed` wait for."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """As any event's, while others do the work."""
-        return bool(self._connection.wait_for(functools.partial(super().wait, timeout)))
-
-
 class Future(concurrent.futures.Future[R]):
     """A call's future result.
 
@@ -87,13 +64,16 @@ class Future(concurrent.futures.Future[R]):
         self._condition: Any = Condition()
         self._state = "PENDING"
         self._result = self._exception = None
-        self._waiters: list[Any] = [] if connection is None else _Waiters(connection)
+        self._waiters: list[Any] = [] if connection is None else Waiters(connection)
         self._done_callbacks: list[Callable[[Any], object]] = []
         # Our own.
         self._call_id = call_id
         self._connection = connection
         self._submission = submission
         self._pid = os.getpid()
+        #: For who looks at it (see `plover.looks`): when it was made, in monotonic seconds, and the function's name.
+        self._made_at = time.monotonic()
+        self._function = ""
         self._sealed: Sequence[Buffer] | None = None
         self._receipt: Receipt | None = None
         #: What is raised where the call was cancelled; its tier is known when the call has really ended.
@@ -103,6 +83,16 @@ class Future(concurrent.futures.Future[R]):
         #: Applied to the value before anybody sees it (a kernel's arrays go back in place there).
         self._finish: Callable[[Any], Any] | None = None
         self._unseal_lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        from plover.looks import future_text
+
+        return future_text(self)
+
+    def _repr_html_(self) -> str:
+        from plover.looks import future_html
+
+        return future_html(self)
 
     @property
     def call_id(self) -> str:
@@ -131,6 +121,13 @@ class Future(concurrent.futures.Future[R]):
         """Whether it was cancelled."""
         return self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 
+    def running(self) -> bool:
+        """Always False: a running call can be cancelled as a queued one, and the daemon does not tell when a run begins.
+
+        A future's `repr` says ``running`` once the call has written something; `plover status` what each worker runs.
+        """
+        return False
+
     # -- for whoever waits ----------------------------------------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> R:
@@ -144,13 +141,20 @@ class Future(concurrent.futures.Future[R]):
             PloverError: it could not be run; see the subclass.
             BaseException: whatever the function raised.
         """
-        error = self.exception(timeout)
-        if error is None:
-            return self._result  # type: ignore[return-value]
+        context = None
         try:
-            raise error.with_traceback(self._remote_traceback)
-        finally:
-            del self, error  # no cycle through the traceback
+            error = self.exception(timeout)
+            if error is None:
+                return self._result  # type: ignore[return-value]
+            context = error.__context__
+            raise error
+        except BaseException as raised:
+            leave_out_ours(raised, (self,))
+            if context is not None:
+                BaseException.__setattr__(
+                    raised, "__context__", context
+                )  # the user's own, and not what is being handled where it is raised again
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The call's exception, or None if it has a value; arguments as for `result`."""
@@ -225,7 +229,11 @@ class Future(concurrent.futures.Future[R]):
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return self.result()
+        try:
+            return self.result()
+        except BaseException as error:
+            leave_out_ours(error, (self,))
+            raise
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """As the standard library's; called when the call has ended, whether or not anybody waits for it."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, cast
 
 from plover.client.futures import Future
+from plover.tracebacks import leave_out_ours
 
 __all__ = ["map_calls"]
 
@@ -53,9 +55,10 @@ def map_calls(
     try:
         for future in _submit_next(submit, source, limit):
             pending[future] = None
-    except BaseException:  # an iterable that raises, an argument that cannot travel
+    except BaseException as error:  # an iterable that raises, an argument that cannot travel
         for future in pending:
             future.cancel()
+        leave_out_ours(error)
         raise
     take = _in_order if ordered else _as_they_end
     values = take(submit, source, pending, return_exceptions)
@@ -64,7 +67,9 @@ def map_calls(
 
 def _bar(name: str, total: int | None) -> Callable[[Iterator[Any]], Any]:
     try:
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without ipywidgets: the bar is one of text there
+            from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError(
             "progress=True draws with tqdm: pip install 'plover-gpu[notebook]', or tqdm itself"
@@ -91,7 +96,8 @@ class _Results(Iterator[Any]):
             return next(self._values)
         except StopIteration:
             raise
-        except BaseException:
+        except BaseException as error:
+            leave_out_ours(error, self._pending)
             self.close()
             raise
 

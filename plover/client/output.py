@@ -1,8 +1,9 @@
 """What a call writes, put where the caller's own code would put it: `print`'s streams, logging, warnings; or captured.
 
 Guarantees: a character whose bytes come in two messages is shown whole; what is no UTF-8 is shown with backslashes. It
-is shown in the context of who made the call, so that a notebook puts it under the right cell whichever thread shows it. A
-stream, handler or filter of the user's that raises is told on stderr, and fails no call.
+is shown in the context of who made the call, so that a notebook puts it where the caller's own `print` would go, whichever
+thread shows it: under the cell that began the call, from a bare thread under the one that runs. A stream, handler or filter
+of the user's that raises is told on stderr, and fails no call.
 
 Assumes: whoever holds the connection's socket calls it, one at a time.
 """

@@ -6,10 +6,11 @@ and counted. Assumes: one thread; frames that came in stay alive while a call ne
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
-from collections.abc import Callable
-from typing import Any, assert_never
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from plover.daemon import modules
 from plover.daemon.calls import CallRecord, CallRecords
@@ -17,11 +18,12 @@ from plover.daemon.config import DaemonLimits
 from plover.daemon.guests import FROM_GUEST, client_of, status_for
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
-from plover.daemon.peers import ClientPeer, GuestPeer, Peers, WorkerPeer
+from plover.daemon.peers import ClientPeer, GuestPeer, Peers
 from plover.daemon.pipes import Pipes
 from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
-from plover.daemon.workers import Workers
+from plover.daemon.scheduler.config import Device
+from plover.daemon.workers import WorkerRecord, Workers
 from plover.errors import WireError
 from plover.versions import versions
 from plover.wire import codec
@@ -33,14 +35,14 @@ log = logging.getLogger("plover.daemon")
 
 
 class Arrivals:
-    """Takes what comes out of the socket.
+    """Takes what comes out of the clients' socket and the workers' lines.
 
     Args:
         post: for answers that need no decision.
         peers, workers, calls, functions, pipes: the daemon's books.
         limits: of the shell.
         incarnation: the daemon's.
-        simulated: all its devices are.
+        devices: of this host.
         happen: takes an event and the time.
         show: takes what workers wrote.
         status: makes the document that `plover status` shows.
@@ -58,7 +60,7 @@ class Arrivals:
         pipes: Pipes,
         limits: DaemonLimits,
         incarnation: int,
-        simulated: bool,
+        devices: Sequence[Device],
         happen: Callable[[e.AnyEvent, float], None],
         show: Callable[[list[Piece]], None],
         status: Callable[[float], bytes],
@@ -72,7 +74,8 @@ class Arrivals:
         self._pipes = pipes
         self._limits = limits
         self._incarnation = incarnation
-        self._simulated = simulated
+        kinds = collections.Counter((device.kind, device.model) for device in devices)
+        self._devices = tuple(m.HostDevices(*kind, count) for kind, count in kinds.items())
         self._happen = happen
         self._show = show
         self._status = status
@@ -80,22 +83,17 @@ class Arrivals:
         self._versions = versions()
 
     def take(self, routing_id: bytes, frames: list[Any], now: float) -> None:
-        """One message."""
+        """One message from a client, or from whoever wants to be one."""
         try:
             peer = self._peers.find(routing_id)
-            match peer:
-                case WorkerPeer():
-                    self._from_worker(peer, codec.FROM_WORKER.read(frames), now)
-                case ClientPeer():
-                    incoming = codec.FROM_CLIENT.read(frames)
-                    if incoming.incarnation == self._incarnation:
-                        self._from_client(routing_id, peer, incoming, now)
-                    else:
-                        self._reject_other_incarnation(routing_id, incoming.incarnation)
-                case None:
-                    self._from_stranger(routing_id, frames, now)
-                case _:
-                    assert_never(peer)
+            if peer is None:
+                self._from_stranger(routing_id, frames, now)
+                return
+            incoming = codec.FROM_CLIENT.read(frames)
+            if incoming.incarnation == self._incarnation:
+                self._from_client(routing_id, peer, incoming, now)
+            else:
+                self._reject_other_incarnation(routing_id, incoming.incarnation)
         except WireError as error:
             self._post.reject(routing_id, "WireError", str(error), kind="not a message")
 
@@ -111,24 +109,7 @@ class Arrivals:
         if named not in (0, self._incarnation):
             self._reject_other_incarnation(routing_id, named)
             return
-        match codec.FROM_STRANGER.read(frames).message:
-            case m.Hello() as hello:
-                self._client_hello(routing_id, hello, now)
-            case m.WorkerHello() as hello:
-                if self._post.key is not None:
-                    self._post.reject(
-                        routing_id, "AccessDenied", "no worker comes over tcp", kind="a worker from elsewhere"
-                    )
-                    return
-                worker = self._workers.admit(hello.token, routing_id)
-                if worker is None:
-                    self._post.reject(
-                        routing_id, "AccessDenied", "no worker was launched with this token", kind="wrong token"
-                    )
-                    return
-                worker.pid = hello.pid
-                self._peers.admit_worker(routing_id, worker.number)
-                self._happen(e.WorkerReady(worker=worker.number), now)
+        self._client_hello(routing_id, codec.FROM_STRANGER.read(frames).message, now)
 
     def _client_hello(self, routing_id: bytes, hello: m.Hello, now: float) -> None:
         peer: ClientPeer | None
@@ -154,7 +135,8 @@ class Arrivals:
             payload_limit_bytes=self._limits.payload_bytes,
             function_limit_bytes=self._limits.function_bytes,
             pid=os.getpid(),
-            simulated=self._simulated,
+            simulated=all(each.kind == "simulated" for each in self._devices),
+            devices=self._devices,
         )
         self._post.send(routing_id, welcome)
         self._happen(e.ClientConnected(tenant=peer.tenant, client=peer.client), now)
@@ -288,10 +270,13 @@ class Arrivals:
 
     # -- workers --------------------------------------------------------------------------------------------------------
 
-    def _from_worker(self, peer: WorkerPeer, incoming: codec.Incoming[m.FromWorker], now: float) -> None:
-        worker = self._workers.find(peer.worker)
-        if worker is None:
-            return  # its end was told already
+    def take_from_worker(self, worker: WorkerRecord, frames: list[Any], now: float) -> None:
+        """One message from a worker.
+
+        Raises:
+            WireError: it is none.
+        """
+        incoming = codec.FROM_WORKER.read(frames)
         match incoming.message:
             case m.Finished() as finished:
                 number, attempt = finished.call, finished.attempt
@@ -329,5 +314,6 @@ class Arrivals:
             case m.Unwell(reason=reason):
                 log.warning("%s is unwell: %s", worker.name, reason)
                 self._happen(e.WorkerUnwell(worker=worker.number, reason=reason), now)
-            case m.WorkerHello():
-                log.warning("%s said hello twice", worker.name)
+            case m.WorkerHello(pid=pid):
+                worker.pid = pid
+                self._happen(e.WorkerReady(worker=worker.number), now)

@@ -63,6 +63,14 @@ class Versions(msgspec.Struct, frozen=True, array_like=True):
     packages: dict[str, str] = {}
 
 
+class HostDevices(msgspec.Struct, frozen=True, array_like=True):
+    """Devices of a host that nothing tells apart."""
+
+    kind: Literal["cuda", "simulated"]
+    model: str
+    count: int
+
+
 class CallOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What a call asks of the daemon. See `GpuFunction.options` for what each means; `gpu` is (model, count)."""
 
@@ -123,7 +131,7 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     records: tuple[Record, ...] = ()
 
     def _repr_html_(self) -> str:
-        from plover.notebook import receipt_html
+        from plover.looks import receipt_html
 
         return receipt_html(self)
 
@@ -212,6 +220,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     function_limit_bytes: int
     pid: int
     simulated: bool
+    devices: tuple[HostDevices, ...] = ()
 
 
 class Rejected(Message, frozen=True, tag="rejected"):
@@ -286,9 +295,8 @@ class Ending(Message, frozen=True, tag="ending"):
 
 
 class WorkerHello(Message, frozen=True, tag="worker-hello"):
-    """A worker's first message, when its device is open. `token` is what it was launched with."""
+    """A worker's first message, when its device is open."""
 
-    token: bytes
     pid: int
     versions: Versions
     opened_s: float
@@ -379,7 +387,6 @@ class Prepare(Message, frozen=True, tag="prepare"):
     device_kind: Literal["cuda", "simulated"]
     devices: tuple[str, ...]
     memory_bytes: int
-    worker_address: str
     payload_limit_bytes: int = 4 << 30
     cache_directory: str = ""
 
@@ -392,13 +399,13 @@ class Prepared(Message, frozen=True, tag="prepared"):
 
 
 class Fork(Message, frozen=True, tag="fork"):
-    """Fork a worker; beside it come its stdout, its stderr, and its status page, in this order.
+    """Fork a worker; beside it come its stdout, its stderr, its records' pipe, its status page and its line to the daemon, in
+    this order.
 
     `marker` is the random word of this worker's output markers.
     """
 
     worker: int
-    token: bytes
     marker: bytes
 
 

@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 import plover
 from plover import context, serialize
-from plover.errors import DeviceError, DeviceOutOfMemory, PayloadTooLarge
+from plover.errors import DeviceError, DeviceOutOfMemory, PayloadTooLarge, PloverError
 from plover.exceptions import pack_exception
 from plover.wire import codec
 from plover.wire import messages as m
 from plover.wire.page import StatusPage
 from plover_runtime.admission import admit_run
+from plover_runtime.builtin_names import put_builtins_back
 from plover_runtime.device import Device
 from plover_runtime.functions import Functions, LiveFunction
 from plover_runtime.modules import Modules
@@ -124,6 +125,7 @@ class Invoker:
             try:
                 value = function.target(*args, **kwargs)
             finally:
+                put_builtins_back()
                 self._leave_if_forked()
             del args, kwargs
             self._device.synchronize()
@@ -132,7 +134,7 @@ class Invoker:
         except Interrupted:
             raise
         except BaseException as error:  # SystemExit, KeyboardInterrupt, CancelledError and the user's own, too
-            return "failed", self._fail(error, function, run)
+            return "failed", self._fail_somehow(error, function, run)
 
     def _leave_if_forked(self) -> None:
         """A child that the user's code forked, and that came back out of it, must not go on as a second worker."""
@@ -155,12 +157,24 @@ class Invoker:
             )
         return packed
 
+    def _fail_somehow(self, error: BaseException, function: LiveFunction | None, run: m.Run) -> list[serialize.Buffer]:
+        try:
+            return self._fail(error, function, run)
+        except Interrupted:
+            raise
+        except BaseException as failure:  # a class that raises whatever is asked of it
+            told = PloverError(
+                f"{run.name} ({run.call_id}) raised {type(error).__name__}, which could not be sent: looking at it raised "
+                f"{type(failure).__name__}. Give its class attributes and a __reduce__ that work"
+            )
+            return pack_exception(told)
+
     def _fail(self, error: BaseException, function: LiveFunction | None, run: m.Run) -> list[serialize.Buffer]:
         """The exception as buffers, after a look at what it says about the device."""
         told = self._about_device(error, run)
         classes = function.classes if function is not None else serialize.ClassNamespace()
         with classes.entered():
-            packed = pack_exception(told, (self._device.reduce, classes.reduce), is_ours)
+            packed = pack_exception(told, (self._device.reduce, classes.reduce), is_ours, self._limit)
         # The traceback holds the frames, and these the arrays: without this, the memory stays taken.
         traceback.clear_frames(error.__traceback__)
         if isinstance(told, DeviceOutOfMemory):

@@ -18,6 +18,7 @@ from plover.daemon.config import DaemonConfig, limits_table
 from plover.wire import messages
 from tests.support.daemons import Mark, run_script
 from tests.support.daemons import plover as command
+from tests.support.remote import User, host
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +93,38 @@ def test_own_modules_go_along() -> None:
         f"{plate[4, 4]:.1f} degrees after 20 steps, in a heatflow.plate.Plate",
         "it came home as this script's own class: True",
     ]
+
+
+def test_the_same_program_on_a_host_elsewhere(tmp_path: Path) -> None:
+    user = User(tmp_path / "me")
+    with host() as gpu1:
+        user.enrol(gpu1, "alice")
+        for arguments, environment in (([gpu1.tcp], {}), (["gpu1"], {}), ([], {"PLOVER_ADDRESS": gpu1.tcp})):
+            elsewhere = {"XDG_CONFIG_HOME": str(user.configuration), **environment}
+            status, output, errors = run_script(_example("remote_host.py"), *arguments, environment=elsewhere)
+            assert status == 0, errors
+            assert f"<session with {gpu1.tcp}: Plover " in output
+            found = re.search(r"solved on \S+, simulated:0; the residue is (\S+)\n", output)
+            assert found is not None, output
+            assert float(found[1]) < 1e-9
+
+
+def test_a_host_elsewhere_that_does_not_know_the_user_says_what_to_do(tmp_path: Path) -> None:
+    with host() as gpu1:
+        elsewhere = {"XDG_CONFIG_HOME": str(tmp_path / "me")}
+        status, output, errors = run_script(_example("remote_host.py"), gpu1.tcp, environment=elsewhere)
+    assert (status, output) == (1, "")
+    assert errors.startswith(f"{gpu1.tcp}: ")
+    assert "plover keys" in errors
+    status, output, errors = run_script(_example("remote_host.py"), "gpu1")
+    assert (status, output) == (1, "")
+    assert errors.startswith("gpu1: ")
+
+
+def test_the_readme_names_every_example() -> None:
+    section = _document("README.md").partition("\n## Examples\n")[2].partition("\n## ")[0]
+    files = {path.name for path in (_ROOT / "examples").iterdir() if path.suffix in (".py", ".ipynb")}
+    assert set(re.findall(r"^\| \[(\S+)\]\(examples/\1\) \|", section, re.MULTILINE)) == files
 
 
 def test_examples_are_short() -> None:

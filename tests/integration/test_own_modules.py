@@ -61,7 +61,7 @@ def test_a_script_with_its_package_on_an_embedded_daemon() -> None:
         print(json.dumps([
             gpu_function(f)(2), gpu_function(late)(1),
             type(point) is Point, cls is Point, point.x, point.kind is Kind.ONE, is_file,
-            "return x / 0  # the line of the author's" in text, os.path.join("mypkg", "model.py") in text,
+            "return x / 0  # the line of the author's" in text, os.path.abspath(os.path.join("mypkg", "model.py")) in text,
         ]))
     """
     with client(PACKAGE) as author:

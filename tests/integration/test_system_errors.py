@@ -17,6 +17,7 @@ import pytest
 
 import plover
 from plover import gpu_function
+from plover.errors import DaemonUnreachable
 from plover.wire import codec
 from plover.wire import messages as m
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo, RawPeer, daemon, run_script
@@ -448,3 +449,47 @@ def test_a_payload_of_another_python_is_refused_with_both_versions(daemon: Daemo
     assert "3.9" in outcome.reason
     assert THIS_PYTHON in outcome.reason
     assert _works()
+
+
+def test_what_a_function_does_to_builtins_ends_with_it() -> None:
+    """Else the worker's own loop would hang, and every call after it."""
+
+    @gpu_function
+    def patch() -> int:
+        import builtins
+
+        builtins.len = lambda _: 0  # type: ignore[assignment]
+        builtins.isinstance = None  # type: ignore[assignment]
+        del builtins.min
+        return 1
+
+    assert patch() == 1
+    assert gpu_function(lambda: (len("abc"), isinstance(1, int), min(1, 2)))() == (3, True, 1)
+
+
+# -- no daemon ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_daemon_that_was_killed_is_noticed_at_once() -> None:
+    with daemon() as running:
+        running.kill()
+        began = time.monotonic()
+        with pytest.raises(DaemonUnreachable, match=r"nobody listens at .*was killed if its socket is still there"):
+            plover.connect(running.address)
+        assert time.monotonic() - began < 5  # it waits for ten where it cannot know
+
+
+def test_a_daemon_that_is_stopped_is_said_to_be_and_which_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plover.client.conversation.HANDSHAKE_S", 0.3)
+    monkeypatch.setattr("plover.client.connection.HANDSHAKE_S", 0.3)
+    with daemon() as running:
+        os.kill(running.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(
+                DaemonUnreachable, match=rf"\(pid {running.pid}\) did not answer.*kill -CONT {running.pid}"
+            ):
+                plover.connect(running.address)
+        finally:
+            os.kill(running.pid, signal.SIGCONT)
+        with plover.connect(running.address) as session:
+            assert session.submit(gpu_function(lambda: 1)).result(PATIENCE_S) == 1

@@ -44,6 +44,10 @@ async def everything(x: Floats) -> None:
     assert_type(scale.options(timeout=1, priority=3)(x), Floats)
     assert_type(total(x, initial=1), float)
     assert_type(total.submit(x, initial=1).receipt, plover.Receipt | None)
+    assert_type(plover.debug(scale, x, factor=3.0), Floats)
+    assert_type(plover.debug(total, x, initial=1), float)
+    assert_type(plover.debug(len, "abc"), int)
+    assert_type(plover.debug(Model().predict, x), int)
     assert_type(Model().predict(x), int)
     assert_type(Model().predict.submit(x), Future[int])
 
@@ -53,6 +57,8 @@ def wrong(x: Floats) -> None:
     scale("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     scale.submit(x, factr=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     total(x, initial="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plover.debug(scale)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    plover.debug(scale, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     scale.options(timout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     scale.options(retries="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

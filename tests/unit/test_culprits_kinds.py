@@ -44,7 +44,7 @@ def told(function: Any) -> NotSerializable:
     error = caught.value
     assert error.path is not None
     assert str(error).startswith(f"cannot send {error.path}: ")
-    assert isinstance(error.__cause__, Exception)
+    assert isinstance(error.__context__, Exception)
     return error
 
 

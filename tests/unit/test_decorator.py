@@ -16,7 +16,7 @@ import pytest
 
 from plover import context, gpu_function, kernels, serialize
 from plover.client.futures import Future
-from plover.decorator import GpuFunction, GpuKernel, wait
+from plover.decorator import GpuFunction, GpuKernel
 from plover.wire.messages import CallOptions, Receipt
 from tests.support.preconditions import needs_module
 
@@ -87,7 +87,7 @@ class TestDecorating:
 
     def test_the_function_keeps_its_name_and_its_text(self) -> None:
         assert (add.__name__, add.__doc__, add.__module__) == ("add", "Adds.", __name__)
-        assert repr(add) == "<gpu_function add>"
+        assert repr(add) == "<gpu_function add(a, b=0, **more)>"
         assert add.local(1, 2) == 3
         assert add.local is add.__wrapped__
 
@@ -207,21 +207,23 @@ class TestCalls:
         assert isinstance(Model.predict, GpuFunction)
         assert Model.predict(Model(2), 5) == 10
 
-    def test_an_interrupted_wait_cancels(self) -> None:
+    def test_an_interrupted_wait_cancels(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Interrupted(Future):
             def result(self, timeout: float | None = None) -> Any:
                 raise KeyboardInterrupt
 
         future = Interrupted("c-1")
+        monkeypatch.setattr(add, "_begin", lambda *args, **kwargs: future)
         with pytest.raises(KeyboardInterrupt):
-            wait(future)
+            add()
         assert future.cancelled()
 
-    def test_a_call_that_failed_is_not_cancelled(self) -> None:
+    def test_a_call_that_failed_is_not_cancelled(self, monkeypatch: pytest.MonkeyPatch) -> None:
         future = Future("c-1")
         future.fail(ValueError("x"))
+        monkeypatch.setattr(add, "_begin", lambda *args, **kwargs: future)
         with pytest.raises(ValueError, match="x"):
-            wait(future)
+            add()
         assert not future.cancelled()
 
 
@@ -316,9 +318,15 @@ class TestKernels:
     def test_each_is_recognized(self) -> None:
         assert isinstance(numba_kernel, GpuKernel)
         assert isinstance(raw_kernel, GpuKernel)
-        assert repr(numba_kernel) == "<gpu_function kernel numba_kernel>"
+        assert repr(numba_kernel) == "<gpu_function kernel numba_kernel(x, y, out)>"
         assert repr(raw_kernel) == "<gpu_function kernel stencil>"
         assert numba_kernel.__doc__ == "Adds on a GPU."
+
+    def test_a_function_is_not_launched(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"^add is a function, and is called: only kernels, .* are launched with \[…\]$"
+        ):
+            add[4, 256]
 
     def test_what_is_no_kernel_is_refused(self) -> None:
         with pytest.raises(TypeError, match="is neither a Numba-CUDA nor a CuPy kernel"):

@@ -1,4 +1,4 @@
-"""The ``%%gpu`` cell and what things look like, in a real IPython shell; the call itself runs inline."""
+"""The ``%%gpu`` cell in a real IPython shell; the call itself runs inline."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import plover
-from plover import context, notebook
+from plover import context
 from plover.notebook import Cell, parse_line, run_cell
-from plover.wire.messages import Receipt
 
 
 @pytest.mark.parametrize(
@@ -102,25 +101,6 @@ class TestInIPython:
     def test_what_the_cell_raises(self, shell: Any) -> None:
         done = shell.run_cell("%%gpu\n1 / 0")
         assert isinstance(done.error_in_exec, ZeroDivisionError)
-
-
-class TestLooks:
-    def test_a_receipt(self) -> None:
-        receipt = Receipt(
-            queue_s=0.0000021, load_s=0.0123, run_s=2.5, worker="worker 1", devices=("simulated:0",), attempt=2,
-            warm=True, simulated=True,
-        )  # fmt: skip
-        text = receipt._repr_html_()
-        for part in ("2 µs", "12.30 ms", "2.50 s", "simulated:0 (simulated)", "worker 1", "yes", ">2<"):
-            assert part in text
-        assert "transfer" not in text
-
-    def test_one_of_a_call_that_never_ran(self) -> None:
-        assert "queue" not in Receipt()._repr_html_()
-
-    def test_text_is_escaped(self) -> None:
-        assert "&lt;b&gt;" in notebook.table("<b>", [("<b>", "<b>")])
-        assert "<td style='text-align:left'>1</td>" in notebook.table("t", {"a": 1})
 
 
 def test_the_extension_is_plovers() -> None:

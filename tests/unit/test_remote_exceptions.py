@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import linecache
 import os
 import sys
@@ -181,6 +182,111 @@ class TestTypeAndAttributes:
         unpicklable = HoldsLock("x")
         unpicklable.add_note("third")
         assert home(unpicklable).__notes__ == ["third"]
+
+
+class Leaves:
+    """Whatever is done with it ends the process."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class Untouchable(Exception):
+    """Raises at every look that goes through the class."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class Lies(Exception):
+    def __init__(self, answer: Any) -> None:
+        super().__init__("lies")
+        self.answer = answer
+
+    def __reduce__(self) -> Any:
+        return self.answer
+
+
+class TestWhatClassesDo:
+    @pytest.mark.parametrize("argument", [Leaves(), [Leaves()]])
+    def test_an_argument_that_would_end_the_process(self, argument: Any) -> None:
+        found = home(ValueError(argument))
+        assert type(found) is ValueError
+        assert "its repr could not be made: KeyboardInterrupt" in found.args[0]
+
+    def test_a_class_whose_getattr_raises(self) -> None:
+        error = Untouchable("x")
+        vars(error)["__notes__"] = ["noted"]
+        found = home(error)
+        assert (type(found), found.args, found.__notes__) == (Untouchable, ("x",), ["noted"])
+
+    def test_notes_that_are_none(self) -> None:
+        error = ValueError("x")
+        error.__notes__ = 5  # type: ignore[assignment]
+        assert home(error).__notes__ == ["<its notes could not be read: TypeError>"]
+
+    def test_a_frozen_one_keeps_cause_context_and_frames(self) -> None:
+        def fail() -> None:
+            try:
+                raise KeyError
+            except KeyError as error:
+                raise Frozen(7) from error
+
+        found = home(caught(fail))
+        assert (type(found), found.code) == (Frozen, 7)
+        assert type(found.__cause__) is KeyError
+        assert [frame.name for frame in traceback.extract_tb(found.__traceback__)] == ["caught", "fail"]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [5, "no.such.name", (), (1, 2), (print,), (len, (1,)), (str, ("x",)), (int, ("not one",)), (sys.exit, (3,))],
+        ids=str,
+    )
+    def test_a_reduce_that_lies(self, answer: Any) -> None:
+        found = home(Lies(answer))
+        assert (type(found).__name__, str(found)) == ("Lies", "lies")
+
+    def test_a_reduce_that_answers_with_another_exception_is_believed(self) -> None:
+        assert type(home(Lies((ValueError, ("other",))))) is ValueError
+
+    def test_a_reduce_without_an_end(self) -> None:
+        error = Lies(None)
+        error.answer = (Lies, (error,))
+        assert type(home(error)) is Lies
+
+    def test_groups_with_members_that_lie_and_cannot_travel(self) -> None:
+        found = home(ExceptionGroup("several", [Lies(5), HoldsLock("x"), RefusesPickle("y"), Frozen(1)]))
+        assert isinstance(found, ExceptionGroup)
+        assert [type(each) for each in found.exceptions] == [Lies, HoldsLock, RefusesPickle, Frozen]
+
+    def test_one_that_is_too_large_comes_as_what_fits(self) -> None:
+        try:
+            raise ValueError("x" * 5_000_000)
+        except ValueError as error:
+            packed = pack_exception(error, limit_bytes=1_000_000)
+        assert len(packed[0]) < 1_000_000
+        found = unpack_exception(packed)
+        assert (type(found).__name__, set(str(found))) == ("ValueError", {"x"})
+        assert found.__traceback__ is not None
+
+    def test_code_without_lines_and_endless_lines(self) -> None:
+        scope: dict[str, Any] = {}
+        exec(compile("def f():\n    raise ValueError\n", "<made>", "exec"), scope)
+        code = scope["f"].__code__
+        scope["f"].__code__ = code.replace(co_linetable=b"")
+        assert traceback.extract_tb(home(caught(scope["f"])).__traceback__)[-1].name == "f"
+        line = "raise ValueError" + " " * 100_000 + "  # end\n"
+        linecache.cache["<long>"] = len(line), None, [line], "<long>"
+        assert len(pack_exception(caught(lambda: exec(compile(line, "<long>", "exec"))))[0]) < 20_000
+        del linecache.cache["<long>"]
 
 
 class TestFrames:

@@ -89,7 +89,10 @@ class CudaDevice:
     def diagnose(self, error: BaseException) -> Diagnosis:
         """By the driver's own names for its errors."""
         name = type(error).__name__
-        text = str(error)
+        try:
+            text = str(error)
+        except Exception:  # a user's class: the driver's have texts
+            return "none"
         if name == "OutOfMemoryError" or "OUT_OF_MEMORY" in text or "MemoryAllocation" in text:
             return "memory"
         if name in ("CUDARuntimeError", "CUDADriverError", "CudaAPIError", "CUDAError"):

@@ -221,7 +221,14 @@ def wait_for_a_call(session: FakeSession) -> None:
     assert concurrent.futures.wait([future], PATIENCE_S).done == {future}
 
 
-NESTED = (make_a_call, make_a_long_call, make_a_call_that_needs_another_threads, begin_a_call, begin_and_cancel, wait_for_a_call)
+NESTED = (
+    make_a_call,
+    make_a_long_call,
+    make_a_call_that_needs_another_threads,
+    begin_a_call,
+    begin_and_cancel,
+    wait_for_a_call,
+)
 
 
 @pytest.mark.parametrize("others", ["waited for", "pending", "in between"])
