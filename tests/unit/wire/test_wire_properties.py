@@ -48,7 +48,7 @@ def _values(kind: Any, packed: st.SearchStrategy[m.Packed]) -> st.SearchStrategy
         return st.none() | packed
     if kind == m.Bundles:
         return packed
-    if kind in (BundleSet, m.CallOptions, m.Versions, m.Timings, m.Receipt, Logged, Warned):
+    if kind in (BundleSet, m.HostDevices, m.CallOptions, m.Versions, m.Timings, m.Receipt, Logged, Warned):
         return _fields(kind, packed)
     if kind is int or kind == tuple[int, ...]:
         numbers = st.integers(-(2**63), 2**64 - 1)
