@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import msgspec
 
 from plover import serialize
+from plover.bundles.format import BundleSet
+from plover.bundles.needed import needed
 from plover.errors import WorkerLost
 from plover.wire.messages import CallOptions, Receipt
 
@@ -34,12 +36,16 @@ R = TypeVar("R")
 
 
 class DebugCall(msgspec.Struct, frozen=True):
-    """What the foreground worker is given, as MessagePack: the packed function and arguments, and their name."""
+    """What the foreground worker is given, as MessagePack: the packed function and arguments, their name, and the author's
+    own modules.
+    """
 
     name: str
     function: list[bytes]
     arguments: list[bytes]
     cuda: bool
+    modules: BundleSet = BundleSet()
+    bundles: dict[bytes, bytes] = {}
 
 
 class DebugOutcome(msgspec.Struct, frozen=True):
@@ -92,9 +98,13 @@ class _Foreground:
     ) -> Future[Any]:
         from plover.client.futures import Future
 
-        buffers, classes = serialize.pack_arguments(payload.name, args, kwargs)[:2]
+        buffers, classes, names = serialize.pack_arguments(payload.name, args, kwargs)
         asked = options.gpu is not None or options.require_gpu
         call = DebugCall(payload.name, _plain(payload.buffers), _plain(buffers), asked)
+        modules = needed(payload.names, names)
+        if modules is not None:
+            bundles = {digest: bundle.encode() for digest, bundle in modules.bundles.items()}
+            call = msgspec.structs.replace(call, modules=modules.wanted, bundles=bundles)
         outcome = _run(call)
         future: Future[Any] = Future("debug")
         future._keep = (payload.classes, classes)

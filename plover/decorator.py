@@ -98,11 +98,11 @@ class _Remote:
         from plover.client.calls import Payload
 
         snapshot = captures.Snapshot.of(self._target, (kernels.reduce,))  # first: what changes meanwhile shows later
-        buffers, classes = serialize.pack_function(self._target)
+        buffers, classes, names = serialize.pack_function(self._target)
         content: list[serialize.Buffer] = [bytes(buffer) for buffer in buffers]
         known = packed[0] if packed is not None else None
-        if known is None or known.buffers != content:  # comparing costs less than another digest
-            known = Payload.of(content, classes, self._name())
+        if known is None or known.buffers != content or known.names != names:  # comparing costs less than a digest
+            known = Payload.of(content, classes, self._name(), names)
         self._packed.last = known, snapshot
         return known
 

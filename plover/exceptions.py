@@ -11,7 +11,6 @@ exist only on the worker. Assumes: Python 3.11's line table format (3.11 to 3.13
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import linecache
 from collections.abc import Callable, Sequence
 from types import CodeType, TracebackType
@@ -187,19 +186,18 @@ def _put_together(node: _Exception) -> BaseException:
     if node.context is not None:
         error.__context__ = _put_together(node.context)
     error.__suppress_context__ = node.suppress_context
-    if isinstance(error, ModuleNotFoundError) and _is_importable(error.name):
-        error.add_note(
-            f"{error.name} can be imported here, but not where the function ran: install it there, "
-            "or put what the function needs into the script itself"
-        )
+    if isinstance(error, ImportError | OSError):
+        _explain(error)
     return error.with_traceback(_traceback(node.frames))
 
 
-def _is_importable(name: str | None) -> bool:
-    top = (name or "").partition(".")[0]
-    with contextlib.suppress(ImportError, ValueError):
-        return bool(top) and importlib.util.find_spec(top) is not None
-    return False
+def _explain(error: ImportError | OSError) -> None:
+    """What a failed import means can be said only here, where it is known whether the module is the author's own."""
+    from plover.bundles.collect import current
+
+    note = current().explain(error)
+    if note is not None and note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def _rebuild(node: _Exception) -> BaseException:

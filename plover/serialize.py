@@ -24,6 +24,7 @@ from typing import Any
 import cloudpickle
 
 from plover import kernels
+from plover.bundles.references import NO_NAMES, Names, References
 from plover.pickling.buffers import MARK, BytesApart, holds_large_bytes, load_with_bytes
 from plover.pickling.classes import ClassNamespace
 from plover.pickling.reducers import Reducing
@@ -117,8 +118,8 @@ def digest(buffers: Sequence[Buffer]) -> bytes:
     return state.digest()
 
 
-def pack_function(function: Callable[..., Any]) -> tuple[list[Buffer], list[type]]:
-    """A function with everything it captures, and the classes that go with it by value.
+def pack_function(function: Callable[..., Any]) -> tuple[list[Buffer], list[type], Names]:
+    """A function with everything it captures, the classes that go with it by value, and the modules that it mentions.
 
     Warns (`plover.pickling.large.LargeCapture`) if that is much.
 
@@ -126,6 +127,7 @@ def pack_function(function: Callable[..., Any]) -> tuple[list[Buffer], list[type
         NotSerializable: something that it captures cannot travel; the message names it and says what to do.
     """
     packer = Packer((kernels.reduce,))
+    packer.references = References()
     try:
         buffers = packer.pack(function)
     except Exception as error:
@@ -137,21 +139,24 @@ def pack_function(function: Callable[..., Any]) -> tuple[list[Buffer], list[type
         from plover.pickling import large
 
         large.warn(function, size_bytes, (kernels.reduce,))
-    return buffers, packer.classes
+    return buffers, packer.classes, packer.references.names()
 
 
-def pack_arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Buffer], list[type]]:
-    """A call's arguments, and the classes that go with them by value.
+def pack_arguments(
+    function: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Buffer], list[type], Names]:
+    """A call's arguments, the classes that go with them by value, and the modules that they mention.
 
     Raises:
         NotSerializable: an argument cannot travel; the message names it and says what to do.
     """
     values = (*args, *kwargs.values())
     if _PLAIN.issuperset(map(type, values)):
-        return [pickle.dumps((args, kwargs), 5)], []
+        return [pickle.dumps((args, kwargs), 5)], [], NO_NAMES
     packer = _packer(values, (kernels.reduce,))
+    packer.references = References()
     try:
-        return packer.pack((args, kwargs)), packer.classes
+        return packer.pack((args, kwargs)), packer.classes, packer.references.names()
     except Exception as error:
         from plover.pickling import culprits
 

@@ -15,11 +15,12 @@ import operator
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from plover import addresses, profiles, serialize
+from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.options import with_environment
 from plover.profiles import Target
@@ -130,12 +131,14 @@ class Session:
         Raises:
             NotSerializable, PayloadTooLarge, DaemonUnreachable …: nothing was sent.
         """
-        buffers, classes = serialize.pack_arguments(payload.name, args, kwargs)
+        buffers, classes, names = serialize.pack_arguments(payload.name, args, kwargs)
+        modules = needed(payload.names, names)
         if not waits:
             buffers[1:] = [bytes(buffer) for buffer in buffers[1:]]
         connection = self.connection()
         self._check_size(payload, buffers, connection)
-        return connection.submit(payload, buffers, classes, with_environment(options), finish, waits=waits)
+        options = with_environment(options)
+        return connection.submit(payload, buffers, classes, options, finish, waits=waits, modules=modules)
 
     def connection(self) -> Connection:
         """The live connection, made now if there is none.
@@ -153,6 +156,10 @@ class Session:
             if self._connection is None or not self._connection.usable:
                 self._connection = self._connect()
             return self._connection
+
+    def peek(self) -> Connection | None:
+        """The connection as it is, alive or not; None if there is none."""
+        return self._connection
 
     def _drop_dead_daemon(self) -> None:
         """A connection takes seconds to give up a daemon that may come back; an embedded one that died never does."""
@@ -294,12 +301,13 @@ _lock = threading.Lock()
 _sessions: list[Session] = []
 
 
-def connect(address: str | None = None) -> Session:
+def connect(address: str | Sequence[str] | None = None) -> Session:
     """Send this process's calls to another daemon from now on, or until the session is closed.
 
     Args:
         address: ``ipc:///path/of/a/socket``, ``tcp://host:port`` (with keys, see ``plover keys``), ``ssh://user@host``, or a
-            profile's name; None for the default.
+            profile's name; None for the default. A list of these for several daemons at once: each call goes to the one that
+            has the least to do for this session, among those that can run it.
 
     Returns:
         The session, also a context manager that closes it.
@@ -311,7 +319,12 @@ def connect(address: str | None = None) -> Session:
     Example:
         ``plover.connect("ipc:///run/plover/daemon.sock")``
     """
-    session = Session(address)
+    if address is None or isinstance(address, str):
+        session = Session(address)
+    else:
+        from plover.several import SeveralDaemons
+
+        session = SeveralDaemons(address)
     session.connection()
     with _lock:
         _sessions.append(session)

@@ -94,7 +94,9 @@ class Bundler:
         self._read = read
         self._limits = (limit_bytes, limit_files)
         self._notices = Notices(say)
-        self._lock = threading.Lock()  # guards what is below; `_plans` is also read without it
+        self._lock = (
+            threading.RLock()
+        )  # a signal handler may call, too; guards what is below; `_plans` is also read without it
         self._plans: dict[tuple[Names, ...], _Plan] = {}
         self._trees: dict[Own, Tree] = {}
 

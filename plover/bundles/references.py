@@ -19,7 +19,9 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Import", "Names", "References", "absolute", "imports_of", "package_of"]
+from plover.bundles.format import ENVIRONMENTS_OWN
+
+__all__ = ["NO_NAMES", "Import", "Names", "References", "absolute", "imports_of", "package_of"]
 
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 _IMPORTERS = frozenset({"import_module", "__import__"})
@@ -43,6 +45,13 @@ class Names(msgspec.Struct, frozen=True):
 
     referred: frozenset[str] = frozenset()
     imported: frozenset[str] = frozenset()
+
+
+#: What most payloads mention: nothing but what every worker has. There is this one only, so that `is` tells.
+NO_NAMES = Names()
+
+#: Modules of `ENVIRONMENTS_OWN` that were met. All of them together are a few hundred.
+_never_own: set[str] = set()
 
 
 class References:
@@ -70,8 +79,12 @@ class References:
             self._imported.update(absolute(found, package_of(function.__globals__)))
 
     def names(self) -> Names:
-        """What was gathered."""
-        return Names(frozenset(self._referred), frozenset(self._imported))
+        """What was gathered, but for what is never an author's own."""
+        for module in (self._referred | self._imported) - _never_own:
+            if module.partition(".")[0] in ENVIRONMENTS_OWN:
+                _never_own.add(module)
+        referred, imported = self._referred - _never_own, self._imported - _never_own
+        return Names(frozenset(referred), frozenset(imported)) if referred or imported else NO_NAMES
 
 
 #: Searching takes longer than pickling, and the same function may be pickled at each call.

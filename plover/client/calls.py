@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from plover.bundles.references import NO_NAMES, Names
 from plover.client.output import CallOutput
 from plover.serialize import Buffer, digest
 from plover.wire import codec
 from plover.wire import messages as m
 
 if TYPE_CHECKING:
+    from plover.bundles.collect import Collected
     from plover.client.futures import Future
 
 #: How far a call is known to be: it may have reached the daemon; it has written something, so a run of it has begun.
@@ -33,18 +35,21 @@ _REMEMBERED = 4096
 
 
 class Payload(msgspec.Struct, frozen=True):
-    """A serialized function: its bytes, their digest, and the classes that went by value, kept alive."""
+    """A serialized function: its bytes, their digest, the classes that went by value, kept alive, and the modules that
+    it mentions.
+    """
 
     digest: bytes
     buffers: list[Buffer]
     classes: list[type]
     name: str
     size_bytes: int = 0
+    names: Names = NO_NAMES
 
     @classmethod
-    def of(cls, buffers: list[Buffer], classes: list[type], name: str) -> Payload:
+    def of(cls, buffers: list[Buffer], classes: list[type], name: str, names: Names = NO_NAMES) -> Payload:
         """Name a payload by its content."""
-        return cls(digest(buffers), buffers, classes, name, _size_bytes(buffers))
+        return cls(digest(buffers), buffers, classes, name, _size_bytes(buffers), names)
 
 
 def _size_bytes(buffers: Sequence[Buffer]) -> int:
@@ -60,6 +65,7 @@ class PendingCall(msgspec.Struct, eq=False):
         sent: it may have reached the daemon.
         context: of who made the call; output is shown in it.
         output: made when there is any, which most calls have not.
+        modules: what the call needs of the author's own; None for a call that mentions no module.
     """
 
     submission: int
@@ -71,6 +77,7 @@ class PendingCall(msgspec.Struct, eq=False):
     sent: bool = False
     context: contextvars.Context = msgspec.field(default_factory=contextvars.copy_context)
     output: CallOutput | None = None
+    modules: Collected | None = None
 
     @property
     def stage(self) -> Stage:
@@ -90,12 +97,21 @@ class PendingCall(msgspec.Struct, eq=False):
         return self.written().end(receipt)
 
     def frames(
-        self, incarnation: int, python: str, with_payload: bool, acknowledged: tuple[int, ...] = ()
+        self,
+        incarnation: int,
+        python: str,
+        with_payload: bool,
+        acknowledged: tuple[int, ...] = (),
+        with_bundles: Sequence[bytes] = (),
     ) -> list[Any]:
-        """The call as a message."""
+        """The call as a message; `with_bundles` are the digests of those that go along."""
         body = codec.Body()
         arguments = body.pack(self.arguments)
         payload = body.pack(self.payload.buffers) if with_payload else None
+        modules = self.modules
+        bundles: m.Bundles = ()
+        if modules is not None and with_bundles:
+            bundles = tuple([(each, body.add(modules.bundles[each].encode())) for each in with_bundles])
         message = m.Submit(
             self.submission,
             self.payload.digest,
@@ -105,6 +121,8 @@ class PendingCall(msgspec.Struct, eq=False):
             payload,
             acknowledged,
             self.payload.name,
+            None if modules is None else modules.wanted,
+            bundles,
         )
         return codec.write(message, incarnation, body)
 
@@ -112,8 +130,9 @@ class PendingCall(msgspec.Struct, eq=False):
 class PendingCalls:
     """The calls of one connection.
 
-    Invariants: `pending` holds exactly the submissions without an outcome; `_known` the digests that the daemon of this
-    incarnation was sent and has not disowned; `unacknowledged` outcomes that it does not know we have.
+    Invariants: `pending` holds exactly the submissions without an outcome; `_known` the digests (of functions and
+    bundles) that the daemon of this incarnation was sent and has not disowned; `unacknowledged` outcomes that it does not
+    know we have.
     """
 
     def __init__(self) -> None:
@@ -144,9 +163,21 @@ class PendingCalls:
         known.add(function)
         return True
 
-    def disown(self, function: bytes) -> None:
-        """The daemon does not hold this function."""
-        self._known.discard(function)
+    def knows(self, function: bytes) -> bool:
+        """Whether the daemon is believed to hold the function."""
+        return function in self._known
+
+    def bundles_to_send(self, call: PendingCall) -> Sequence[bytes]:
+        """Digests of the bundles that must go with a call; they are believed to be with the daemon from now on."""
+        if call.modules is None:
+            return ()
+        unknown = [digest for digest in call.modules.bundles if digest not in self._known]
+        self._known.update(unknown)
+        return unknown
+
+    def disown(self, *digests: bytes) -> None:
+        """The daemon does not hold this function, or these bundles."""
+        self._known.difference_update(digests)
 
     def end(self, submission: int) -> PendingCall | None:
         """An outcome was delivered: the call is not pending any more, and the outcome will be acknowledged."""
@@ -157,7 +188,7 @@ class PendingCalls:
         """The daemon never took the call: its payload may not have been kept either."""
         call = self.pending.pop(submission, None)
         if call is not None:
-            self._known.discard(call.payload.digest)
+            self.disown(call.payload.digest, *(call.modules.bundles if call.modules is not None else ()))
         return call
 
     def drop(self, submission: int) -> None:

@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plover.client.calls import Payload, PendingCall, Stage
 from plover.client.conversation import for_call
@@ -32,6 +32,9 @@ from plover.client.turns import ATTEND_S, SLICE_S, Turn
 from plover.errors import DaemonLost, PloverError
 from plover.serialize import Buffer
 from plover.wire import messages as m
+
+if TYPE_CHECKING:
+    from plover.bundles.collect import Collected
 
 __all__ = ["Connection"]
 
@@ -91,11 +94,6 @@ class Connection:
         """Why it is over, if it is."""
         return self._line.talk.ended
 
-    @property
-    def pending(self) -> int:
-        """How many calls have no outcome yet."""
-        return len(self._line.talk.calls)
-
     def stage(self, submission: int) -> Stage:
         """How far a call is known to be."""
         call = self._line.talk.calls.find(submission)
@@ -106,6 +104,15 @@ class Connection:
         """What the daemon said of itself."""
         assert self._line.talk.welcome is not None
         return self._line.talk.welcome
+
+    @property
+    def pending(self) -> int:
+        """How many calls have no outcome yet."""
+        return len(self._line.talk.calls)
+
+    def knows(self, function: bytes) -> bool:
+        """Whether the daemon was sent the payload of this digest, as far as is known here."""
+        return self._line.talk.calls.knows(function)
 
     # -- calls ----------------------------------------------------------------------------------------------------------
 
@@ -118,6 +125,7 @@ class Connection:
         finish: Callable[[Any], Any] | None = None,
         *,
         waits: bool = False,
+        modules: Collected | None = None,
     ) -> Future[Any]:
         """Send a call; returns at once, or, if the caller waits, when it has done the connection's work meanwhile.
 
@@ -128,6 +136,7 @@ class Connection:
             options: of the call.
             finish: applied to the value before anybody sees it.
             waits: the calling thread has nothing else to do until the call is done.
+            modules: what the call needs of the author's own.
 
         Raises:
             PloverError: the connection has ended.
@@ -137,7 +146,7 @@ class Connection:
         future._function = payload.name
         future._keep = (payload.classes, classes)
         future._finish = finish
-        call = PendingCall(submission, payload, arguments, classes, options, future)
+        call = PendingCall(submission, payload, arguments, classes, options, future, modules=modules)
         try:
             self._take_turn(call, future if waits else None)
         except BaseException:  # interrupted: nobody will ever see this future

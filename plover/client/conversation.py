@@ -111,7 +111,8 @@ class Conversation:
             return
         python = self._hello.versions.python
         try:
-            frames = call.frames(self._incarnation, python, calls.must_send(call), calls.acknowledgements())
+            with_payload, with_bundles = calls.must_send(call), calls.bundles_to_send(call)
+            frames = call.frames(self._incarnation, python, with_payload, calls.acknowledgements(), with_bundles)
         except Exception as error:  # what cannot be written is this call's failure, not that of whoever sends it
             calls.refuse(call.submission)
             call.future.fail(error)
@@ -236,7 +237,7 @@ class Conversation:
             case m.Rejected():
                 self._rejected(message)
             case m.PayloadWanted():
-                self.calls.disown(message.function)
+                self.calls.disown(message.function, *message.bundles)
                 call = self.calls.find(message.submission)
                 if call is not None:
                     self.outbox.append(call)

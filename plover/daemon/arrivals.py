@@ -6,21 +6,24 @@ and counted. Assumes: one thread; frames that came in stay alive while a call ne
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
-from collections.abc import Callable
-from typing import Any, assert_never
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from plover.daemon import modules
 from plover.daemon.calls import CallRecord, CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.guests import FROM_GUEST, client_of, status_for
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
-from plover.daemon.peers import ClientPeer, GuestPeer, Peers, WorkerPeer
+from plover.daemon.peers import ClientPeer, GuestPeer, Peers
 from plover.daemon.pipes import Pipes
 from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
-from plover.daemon.workers import Workers
+from plover.daemon.scheduler.config import Device
+from plover.daemon.workers import WorkerRecord, Workers
 from plover.errors import WireError
 from plover.versions import versions
 from plover.wire import codec
@@ -32,14 +35,14 @@ log = logging.getLogger("plover.daemon")
 
 
 class Arrivals:
-    """Takes what comes out of the socket.
+    """Takes what comes out of the clients' socket and the workers' lines.
 
     Args:
         post: for answers that need no decision.
         peers, workers, calls, functions, pipes: the daemon's books.
         limits: of the shell.
         incarnation: the daemon's.
-        simulated: all its devices are.
+        devices: of this host.
         happen: takes an event and the time.
         show: takes what workers wrote.
         status: makes the document that `plover status` shows.
@@ -57,7 +60,7 @@ class Arrivals:
         pipes: Pipes,
         limits: DaemonLimits,
         incarnation: int,
-        simulated: bool,
+        devices: Sequence[Device],
         happen: Callable[[e.AnyEvent, float], None],
         show: Callable[[list[Piece]], None],
         status: Callable[[float], bytes],
@@ -71,7 +74,8 @@ class Arrivals:
         self._pipes = pipes
         self._limits = limits
         self._incarnation = incarnation
-        self._simulated = simulated
+        kinds = collections.Counter((device.kind, device.model) for device in devices)
+        self._devices = tuple(m.HostDevices(*kind, count) for kind, count in kinds.items())
         self._happen = happen
         self._show = show
         self._status = status
@@ -79,22 +83,17 @@ class Arrivals:
         self._versions = versions()
 
     def take(self, routing_id: bytes, frames: list[Any], now: float) -> None:
-        """One message."""
+        """One message from a client, or from whoever wants to be one."""
         try:
             peer = self._peers.find(routing_id)
-            match peer:
-                case WorkerPeer():
-                    self._from_worker(peer, codec.FROM_WORKER.read(frames), now)
-                case ClientPeer():
-                    incoming = codec.FROM_CLIENT.read(frames)
-                    if incoming.incarnation == self._incarnation:
-                        self._from_client(routing_id, peer, incoming, now)
-                    else:
-                        self._reject_other_incarnation(routing_id, incoming.incarnation)
-                case None:
-                    self._from_stranger(routing_id, frames, now)
-                case _:
-                    assert_never(peer)
+            if peer is None:
+                self._from_stranger(routing_id, frames, now)
+                return
+            incoming = codec.FROM_CLIENT.read(frames)
+            if incoming.incarnation == self._incarnation:
+                self._from_client(routing_id, peer, incoming, now)
+            else:
+                self._reject_other_incarnation(routing_id, incoming.incarnation)
         except WireError as error:
             self._post.reject(routing_id, "WireError", str(error), kind="not a message")
 
@@ -110,24 +109,7 @@ class Arrivals:
         if named not in (0, self._incarnation):
             self._reject_other_incarnation(routing_id, named)
             return
-        match codec.FROM_STRANGER.read(frames).message:
-            case m.Hello() as hello:
-                self._client_hello(routing_id, hello, now)
-            case m.WorkerHello() as hello:
-                if self._post.key is not None:
-                    self._post.reject(
-                        routing_id, "AccessDenied", "no worker comes over tcp", kind="a worker from elsewhere"
-                    )
-                    return
-                worker = self._workers.admit(hello.token, routing_id)
-                if worker is None:
-                    self._post.reject(
-                        routing_id, "AccessDenied", "no worker was launched with this token", kind="wrong token"
-                    )
-                    return
-                worker.pid = hello.pid
-                self._peers.admit_worker(routing_id, worker.number)
-                self._happen(e.WorkerReady(worker=worker.number), now)
+        self._client_hello(routing_id, codec.FROM_STRANGER.read(frames).message, now)
 
     def _client_hello(self, routing_id: bytes, hello: m.Hello, now: float) -> None:
         peer: ClientPeer | None
@@ -153,7 +135,8 @@ class Arrivals:
             payload_limit_bytes=self._limits.payload_bytes,
             function_limit_bytes=self._limits.function_bytes,
             pid=os.getpid(),
-            simulated=self._simulated,
+            simulated=all(each.kind == "simulated" for each in self._devices),
+            devices=self._devices,
         )
         self._post.send(routing_id, welcome)
         self._happen(e.ClientConnected(tenant=peer.tenant, client=peer.client), now)
@@ -242,14 +225,18 @@ class Arrivals:
         elif not self._functions.holds(peer.tenant, submit.function):
             self._post.send(routing_id, m.PayloadWanted(submit.submission, submit.function))
             return
-        self._calls.submit(CallRecord(peer.tenant, peer.client, submit, incoming.take(submit.arguments)))
+        if submit.modules is not None and not self._has_modules(routing_id, peer.tenant, submit, incoming):
+            return
+        call = CallRecord(peer.tenant, peer.client, submit, incoming.take(submit.arguments))
+        self._calls.submit(call)
         self._happen(
             e.CallSubmitted(
                 tenant=peer.tenant,
                 environment=options.environment,
                 client=peer.client,
                 submission=submit.submission,
-                function=submit.function,
+                function=modules.function_key(submit.function, call.modules),
+                modules=call.modules,
                 python=submit.python,
                 gpu=e.GpuRequest(*options.gpu) if options.gpu is not None else None,
                 require_gpu=options.require_gpu,
@@ -262,16 +249,34 @@ class Arrivals:
             now,
         )
 
+    def _has_modules(
+        self, routing_id: bytes, tenant: str, submit: m.Submit, incoming: codec.Incoming[m.FromClient]
+    ) -> bool:
+        """Keep the bundles that came along. If not all are here then, the client is told, and False."""
+        assert submit.modules is not None
+        size, limit = modules.size_bytes(submit.bundles), self._limits.bundles_bytes
+        if size > limit:
+            self._reject_too_large(routing_id, submit, "modules", size, limit)
+            return False
+        modules.keep(self._functions, tenant, incoming, submit.bundles)
+        missing = modules.missing(self._functions, tenant, submit.modules)
+        if missing:
+            self._post.send(routing_id, m.PayloadWanted(submit.submission, b"", missing))
+        return not missing
+
     def _reject_too_large(self, routing_id: bytes, submit: m.Submit, what: str, size: int, limit: int) -> None:
         reason = f"{submit.name}: its {what} of {size} bytes are more than the daemon's limit of {limit}"
         self._post.reject(routing_id, "PayloadTooLarge", reason, kind="too large", submission=submit.submission)
 
     # -- workers --------------------------------------------------------------------------------------------------------
 
-    def _from_worker(self, peer: WorkerPeer, incoming: codec.Incoming[m.FromWorker], now: float) -> None:
-        worker = self._workers.find(peer.worker)
-        if worker is None:
-            return  # its end was told already
+    def take_from_worker(self, worker: WorkerRecord, frames: list[Any], now: float) -> None:
+        """One message from a worker.
+
+        Raises:
+            WireError: it is none.
+        """
+        incoming = codec.FROM_WORKER.read(frames)
         match incoming.message:
             case m.Finished() as finished:
                 number, attempt = finished.call, finished.attempt
@@ -299,8 +304,16 @@ class Arrivals:
                 if worker.finished(number, attempt):
                     worker.output.forget(number, attempt)
                     self._happen(e.PayloadMissed(worker=worker.number, call=number, attempt=attempt), now)
+            case m.BundlesMissing(call=number, attempt=attempt):
+                if worker.finished(number, attempt):
+                    worker.output.forget(number, attempt)
+                    call = self._calls.find(number)
+                    if call is not None:
+                        call.wants_bundles = worker.number
+                    self._happen(e.PayloadMissed(worker=worker.number, call=number, attempt=attempt), now)
             case m.Unwell(reason=reason):
                 log.warning("%s is unwell: %s", worker.name, reason)
                 self._happen(e.WorkerUnwell(worker=worker.number, reason=reason), now)
-            case m.WorkerHello():
-                log.warning("%s said hello twice", worker.name)
+            case m.WorkerHello(pid=pid):
+                worker.pid = pid
+                self._happen(e.WorkerReady(worker=worker.number), now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from plover.daemon import modules
 from plover.daemon.payloads import FunctionStore
 from plover.daemon.scheduler import commands as c
 from plover.serialize import Buffer
@@ -29,6 +30,8 @@ class CallRecord:
         dispatched: when that was; monotonic seconds.
         result: what came back, until the client has it.
         arrived: when that was.
+        modules: what it means by each module that it mentions.
+        wants_bundles: the number of a worker that was sent it, and lacks some of its bundles; 0 while none said so.
     """
 
     __slots__ = (
@@ -38,10 +41,12 @@ class CallRecord:
         "dispatched",
         "function",
         "log_level",
+        "modules",
         "name",
         "result",
         "submission",
         "tenant",
+        "wants_bundles",
         "worker",
     )
 
@@ -52,11 +57,18 @@ class CallRecord:
         self.function = submit.function
         self.name = submit.name
         self.log_level = submit.options.log_level
+        self.modules = submit.modules or modules.EMPTY
+        self.wants_bundles = 0
         self.arguments: Sequence[Buffer] | None = arguments
         self.dispatched = 0.0
         self.arrived = 0.0
         self.worker: WorkerRecord | None = None
         self.result: tuple[m.Finished, Sequence[Buffer]] | None = None
+
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """What it needs of the function store: its function and its bundles."""
+        return (self.function, *modules.digests(self.modules))
 
     @property
     def call_id(self) -> str:
@@ -96,7 +108,7 @@ class CallRecords:
     """All calls that the scheduler has not released, and the submission that it looks at, or looked at last.
 
     Args:
-        functions: where payloads are kept; a call that may still be sent holds its function's.
+        functions: where payloads are kept; a call that may still be sent holds its function's, and its bundles.
     """
 
     def __init__(self, functions: FunctionStore) -> None:
@@ -119,7 +131,7 @@ class CallRecords:
         call = self._submitted
         if call is not None and number is not None and number not in self._by_number:
             self._by_number[number] = call
-            self._functions.hold(call.tenant, call.function)
+            self._functions.hold(call.tenant, *call.digests)
 
     def find(self, number: int) -> CallRecord | None:
         """A call by the scheduler's number."""
@@ -132,7 +144,7 @@ class CallRecords:
         """No attempt can follow any more."""
         if call.arguments is not None:
             call.arguments = None
-            self._functions.release(call.tenant, call.function)
+            self._functions.release(call.tenant, *call.digests)
 
     def release(self, number: int) -> None:
         """The client has the call's outcome, or never will."""

@@ -19,6 +19,7 @@ class DaemonLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     payload_bytes: int = 4 << 30
     function_bytes: int = 256 << 20
+    bundles_bytes: int = 80 << 20
     functions_bytes_per_tenant: int = 1 << 30
     output_bytes_per_call: int = 10 << 20
     last_output_bytes: int = 4 << 10

@@ -9,9 +9,11 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
+from plover.daemon import modules
 from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.launchers import base
+from plover.daemon.lines import Lines
 from plover.daemon.outcomes import describe
 from plover.daemon.payloads import FunctionStore
 from plover.daemon.pipes import Pipes
@@ -32,11 +34,11 @@ class Hands:
     """Carries commands out.
 
     Args:
-        post: for messages.
+        post: for messages to clients.
+        lines: for those to workers.
         launcher: for nests and workers.
         workers, calls, functions, pipes: the daemon's books.
         devices: by id.
-        worker_address: where workers connect to.
         limits: of the shell.
         happen: takes an event and the time.
         leave: ends the loop.
@@ -46,25 +48,25 @@ class Hands:
         self,
         *,
         post: Post,
+        lines: Lines,
         launcher: base.Launcher,
         workers: Workers,
         calls: CallRecords,
         functions: FunctionStore,
         pipes: Pipes,
         devices: dict[str, Device],
-        worker_address: str,
         limits: DaemonLimits,
         happen: Callable[[e.AnyEvent, float], None],
         leave: Callable[[], None],
     ) -> None:
         self._post = post
+        self._lines = lines
         self._launcher = launcher
         self._workers = workers
         self._calls = calls
         self._functions = functions
         self._pipes = pipes
         self._devices = devices
-        self._worker_address = worker_address
         self._limits = limits
         self._happen = happen
         self._leave = leave
@@ -97,7 +99,7 @@ class Hands:
                 self._launcher.stop_nest(nest)
             case c.StartWorker(worker=number, nest=nest):
                 worker = self._workers.add(number, nest)
-                worker.launch(self._launcher)
+                worker.launch(self._launcher, self._lines.open(worker))
                 self._pipes.touch(worker, now)
             case c.KillWorker(worker=number, reason=reason):
                 log.info("killing worker %d: %s", number, reason)
@@ -119,7 +121,6 @@ class Hands:
                 device_kind=first.kind,
                 devices=command.devices,
                 memory_bytes=first.memory_bytes,
-                worker_address=self._worker_address,
                 payload_limit_bytes=self._limits.payload_bytes,
             )
         )
@@ -128,17 +129,32 @@ class Hands:
         number, attempt = command.call, command.attempt
         worker = self._workers.find(command.worker)
         call = self._calls[number]
-        if worker is None or worker.routing_id is None or call.arguments is None:
+        if worker is None or call.arguments is None:
             return  # its end is on its way
         body = codec.Body()
         arguments = body.pack(call.arguments)
         payload = body.pack(self._functions.get(call.tenant, call.function)) if command.with_payload else None
+        wanted = None if call.modules is modules.EMPTY else call.modules
+        bundles: m.Bundles = ()
+        if wanted is not None and call.wants_bundles == command.worker:
+            bundles = modules.pack(self._functions, call.tenant, wanted, body)
         call.worker = worker
         call.dispatched = now
         worker.expect(number, attempt)
-        self._post.send(
-            worker.routing_id,
-            m.Run(number, attempt, call.call_id, call.name, call.function, arguments, payload, call.log_level),
+        self._lines.send(
+            worker,
+            m.Run(
+                number,
+                attempt,
+                call.call_id,
+                call.name,
+                call.function,
+                arguments,
+                payload,
+                call.log_level,
+                wanted,
+                bundles,
+            ),
             body,
         )
         self._pipes.touch(worker, now)

@@ -1,7 +1,6 @@
 """News of the launcher: nests that are warm or ended, workers that were forked or died.
 
-Guarantees: what a worker sent before it died comes before its death: messages are taken first, and a death waits shortly
-for a result that the worker's status page says was sent. Assumes: one thread.
+Guarantees: what a worker sent before it died comes before its death. Assumes: one thread.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from collections.abc import Callable
 from typing import assert_never
 
 from plover.daemon.launchers import base
+from plover.daemon.lines import Lines
 from plover.daemon.output import Piece
-from plover.daemon.peers import Peers
 from plover.daemon.pipes import Pipes
 from plover.daemon.scheduler import events as e
 from plover.daemon.workers import Workers
@@ -21,19 +20,15 @@ __all__ = ["News"]
 
 log = logging.getLogger("plover.daemon")
 
-#: A worker that sent a result and died: the result is on its way through the socket and needs no longer than this.
-LATE_RESULT_S = 0.05
-
 
 class News:
     """Takes news and makes events of them.
 
     Args:
         launcher: whose news.
-        workers, peers, pipes: the daemon's books.
+        workers, lines, pipes: the daemon's books.
         happen: takes an event and the time.
         show: takes what workers wrote.
-        receive: takes the messages that have come.
     """
 
     def __init__(
@@ -41,39 +36,30 @@ class News:
         *,
         launcher: base.Launcher,
         workers: Workers,
-        peers: Peers,
+        lines: Lines,
         pipes: Pipes,
         happen: Callable[[e.AnyEvent, float], None],
         show: Callable[[list[Piece]], None],
-        receive: Callable[[float], None],
     ) -> None:
         self._launcher = launcher
         self._workers = workers
-        self._peers = peers
+        self._lines = lines
         self._pipes = pipes
         self._happen = happen
         self._show = show
-        self._receive = receive
-        self._deaths: list[tuple[float, base.WorkerEnded]] = []  # waiting for a late result, by deadline
 
     def due(self) -> float | None:
         """When `keep_time` has something to do."""
-        due = self._launcher.next_deadline()
-        if self._deaths and (due is None or self._deaths[0][0] < due):
-            return self._deaths[0][0]
-        return due
+        return self._launcher.next_deadline()
 
     def keep_time(self, now: float) -> None:
-        """Believe deaths that have waited long enough, and let the launcher look at its clock."""
-        while self._deaths and now >= self._deaths[0][0]:
-            self._worker_ended(self._deaths.pop(0)[1], now)
+        """Let the launcher look at its clock."""
         due = self._launcher.next_deadline()
         if due is not None and now >= due:
             self.take(now)
 
     def take(self, now: float) -> None:
         """Whatever the launcher has to tell."""
-        self._receive(now)
         for news in self._launcher.news():
             match news:
                 case base.NestPrepared(nest=nest):
@@ -86,23 +72,19 @@ class News:
                     worker = self._workers.find(number)
                     if worker is not None:
                         worker.pid = pid
-                case base.WorkerEnded(worker=number):
-                    worker = self._workers.find(number)
-                    if worker is not None and worker.owes_results():
-                        self._deaths.append((now + LATE_RESULT_S, news))
-                    else:
-                        self._worker_ended(news, now)
+                case base.WorkerEnded():
+                    self._worker_ended(news, now)
                 case _:
                     assert_never(news)
 
     def _worker_ended(self, news: base.WorkerEnded, now: float) -> None:
-        worker = self._workers.remove(news.worker)
+        worker = self._workers.find(news.worker)
         if worker is None:
             return
+        self._lines.close(worker, now)
+        self._workers.remove(news.worker)
         self._show(worker.output.drain())
         self._pipes.forget(worker)
-        if worker.routing_id is not None:
-            self._peers.forget(worker.routing_id)
         log.info("%s ended: exit code %s, signal %s %s", worker.name, news.exit_code, news.signal, news.reason)
         self._happen(
             e.WorkerGone(

@@ -1,4 +1,4 @@
-"""Functions that clients sent, by tenant and digest, bounded.
+"""Functions and bundles that clients sent, by tenant and digest, bounded.
 
 Guarantees: at most `limit_bytes` a tenant, the least recently used go first; what a call that is not done still needs is
 never dropped. Nothing here is ever unpickled. Assumes: one thread.
@@ -52,16 +52,18 @@ class FunctionStore:
         self._payloads.move_to_end((tenant, digest))
         return self._payloads[tenant, digest][0]
 
-    def hold(self, tenant: str, digest: bytes) -> None:
-        """One more call may need it."""
-        self._users[tenant, digest] += 1
+    def hold(self, tenant: str, *digests: bytes) -> None:
+        """One more call may need these."""
+        for digest in digests:
+            self._users[tenant, digest] += 1
 
-    def release(self, tenant: str, digest: bytes) -> None:
-        """One call does not need it any more."""
-        self._users[tenant, digest] -= 1
-        if not self._users[tenant, digest]:
-            del self._users[tenant, digest]
-            self._shrink(tenant)
+    def release(self, tenant: str, *digests: bytes) -> None:
+        """One call does not need these any more."""
+        for digest in digests:
+            self._users[tenant, digest] -= 1
+            if not self._users[tenant, digest]:
+                del self._users[tenant, digest]
+                self._shrink(tenant)
 
     def _shrink(self, tenant: str) -> None:
         if self._sizes[tenant] <= self._limit:

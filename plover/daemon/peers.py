@@ -1,8 +1,7 @@
 """Who is at the other end: settled at the handshake, and looked up by the socket's routing id from then on.
 
 Guarantees: a client of this machine is let in by the secret of the socket's directory, compared in constant time; a guest by
-the key that its connection proved; a worker by the token that it was launched with. What a message claims otherwise is never
-asked. Pure. Assumes: one thread.
+the key that its connection proved. What a message claims otherwise is never asked. Pure. Assumes: one thread.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-__all__ = ["ClientPeer", "GuestPeer", "Peers", "WorkerPeer"]
+__all__ = ["ClientPeer", "GuestPeer", "Peers"]
 
 
 class ClientPeer(msgspec.Struct, frozen=True):
@@ -28,12 +27,6 @@ class GuestPeer(ClientPeer, frozen=True):
     key: str
 
 
-class WorkerPeer(msgspec.Struct, frozen=True):
-    """A worker that proved itself."""
-
-    worker: int
-
-
 class Peers:
     """Who has which routing id. Invariants: `_clients` agrees with `_peers` and `_guests` about every client; nobody is in
     both of these.
@@ -46,12 +39,12 @@ class Peers:
     def __init__(self, secret: bytes, limit: int = 10_000) -> None:
         self._secret = secret
         self._limit = limit
-        self._peers: dict[bytes, ClientPeer | WorkerPeer] = {}
+        self._peers: dict[bytes, ClientPeer] = {}
         self._guests: dict[bytes, GuestPeer] = {}
         self._clients: dict[bytes, bytes] = {}
 
-    def find(self, routing_id: bytes) -> ClientPeer | WorkerPeer | None:
-        """Who of this machine has this routing id."""
+    def find(self, routing_id: bytes) -> ClientPeer | None:
+        """The client of this machine that has this routing id."""
         return self._peers.get(routing_id)
 
     def find_guest(self, routing_id: bytes) -> GuestPeer | None:
@@ -105,10 +98,6 @@ class Peers:
             oldest = next(iter(self._clients))
             self._remove(self._clients.pop(oldest))
 
-    def admit_worker(self, routing_id: bytes, worker: int) -> None:
-        """A worker proved itself."""
-        self._peers[routing_id] = WorkerPeer(worker)
-
     def routing_id_of(self, client: bytes) -> bytes | None:
         """Where to send what is for a client."""
         return self._clients.get(client)
@@ -116,8 +105,8 @@ class Peers:
     def forget(self, routing_id: bytes) -> None:
         """The peer is gone."""
         peer = self._remove(routing_id)
-        if isinstance(peer, ClientPeer) and self._clients.get(peer.client) == routing_id:
+        if peer is not None and self._clients.get(peer.client) == routing_id:
             del self._clients[peer.client]
 
-    def _remove(self, routing_id: bytes) -> ClientPeer | WorkerPeer | None:
+    def _remove(self, routing_id: bytes) -> ClientPeer | None:
         return self._peers.pop(routing_id, None) or self._guests.pop(routing_id, None)

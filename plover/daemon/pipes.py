@@ -11,24 +11,14 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
 
+from plover.daemon.lines import Watcher
 from plover.daemon.output import Piece
 from plover.daemon.workers import WorkerRecord
 
-__all__ = ["LOOK_S", "Pipes", "Watcher"]
+__all__ = ["LOOK_S", "Pipes"]
 
 LOOK_S = 0.02
-
-
-class Watcher(Protocol):
-    """The loop's descriptors."""
-
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call back whenever it is readable."""
-
-    def unwatch(self, fd: int) -> None:
-        """Not any more; nothing if it was not watched."""
 
 
 class Pipes:

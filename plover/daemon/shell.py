@@ -1,7 +1,7 @@
 """The daemon's loop: receive, decode, hand to the scheduler, carry out what it answers.
 
-One thread and one ROUTER socket for clients and workers alike. Everything else that can happen (launcher news, output,
-signals, the parent's death) is a descriptor in one epoll instance beside it. What comes in is read in `arrivals` and `news`,
+One thread, and one ROUTER socket for all clients. Everything else that can happen (workers' lines, launcher news, output,
+signals, the parent's death) is a descriptor in one epoll instance with it. What comes in is read in `arrivals` and `news`,
 what the scheduler wants is done in `hands`; here they meet.
 
 Guarantees: nothing here decides; nothing here unpickles. A peer's bad message is refused and counted, and the loop goes on.
@@ -12,6 +12,7 @@ Assumes: `Scheduler.handle` is pure; launchers never block.
 from __future__ import annotations
 
 import collections
+import logging
 import secrets
 import select
 import time
@@ -25,6 +26,7 @@ from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonConfig
 from plover.daemon.hands import Hands
 from plover.daemon.launchers import base
+from plover.daemon.lines import Lines
 from plover.daemon.news import News
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
@@ -34,12 +36,16 @@ from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
 from plover.daemon.scheduler.config import Device
 from plover.daemon.scheduler.scheduler import Scheduler
-from plover.daemon.workers import Workers
-from plover.wire import codec, sockets
+from plover.daemon.workers import WorkerRecord, Workers
+from plover.wire import codec
 from plover.wire import messages as m
 
 __all__ = ["Shell"]
 
+log = logging.getLogger("plover.daemon")
+
+#: Descriptors looked at in one turn.
+_DESCRIPTORS = 64
 #: Messages taken before the other descriptors are looked at again.
 _BATCH = 64
 
@@ -79,12 +85,15 @@ class Shell:
         self._exiting = False
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
-        worker_address = f"ipc://{config.state_dir / 'workers.sock'}"
-        self.post = Post(
-            (*config.addresses, worker_address),
+        message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
+        self.post = Post(config.addresses, self.incarnation, self._peers, message_limit)
+        self._lines = Lines(
+            self,
             self.incarnation,
-            self._peers,
-            config.limits.payload_bytes + codec.HEADER_LIMIT,
+            message_limit,
+            lambda worker, frames, now: self._arrivals.take_from_worker(worker, frames, now),
+            self._give_up,
+            clock,
         )
         self._pipes = Pipes(self, self._show)
         self._arrivals = Arrivals(
@@ -96,7 +105,7 @@ class Shell:
             pipes=self._pipes,
             limits=config.limits,
             incarnation=self.incarnation,
-            simulated=all(device.kind == "simulated" for device in devices),
+            devices=devices,
             happen=self.happen,
             show=self._show,
             status=lambda now: status.document(self, now),
@@ -104,13 +113,13 @@ class Shell:
         )
         self._hands = Hands(
             post=self.post,
+            lines=self._lines,
             launcher=launcher,
             workers=self.workers,
             calls=self._calls,
             functions=self.functions,
             pipes=self._pipes,
             devices={device.id: device for device in devices},
-            worker_address=worker_address,
             limits=config.limits,
             happen=self.happen,
             leave=self.leave,
@@ -118,11 +127,10 @@ class Shell:
         self._news = News(
             launcher=launcher,
             workers=self.workers,
-            peers=self._peers,
+            lines=self._lines,
             pipes=self._pipes,
             happen=self.happen,
             show=self._show,
-            receive=self._receive,
         )
         self.watch(launcher.fileno(), lambda: self._news.take(self._clock()))
 
@@ -132,6 +140,10 @@ class Shell:
         """Call back, on the loop, whenever a descriptor is readable."""
         self._watched[fd] = callback
         self._epoll.register(fd, select.EPOLLIN)
+
+    def watch_writing(self, fd: int, wanted: bool) -> None:
+        """Call a watched descriptor's callback when it is writable, too, or not any more."""
+        self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT if wanted else select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Not any more; nothing if it was not watched."""
@@ -156,18 +168,20 @@ class Shell:
     def run(self) -> None:
         """Serve until draining or stopping has ended, or `leave` is called."""
         self.happen(e.DaemonStarted())
-        router, others = self.post.socket, (self._epoll.fileno(),)
+        post, epoll, watched = self.post, self._epoll, self._watched
+        # The router's descriptor says that its state may have changed, no more: the state itself is looked at each time.
+        epoll.register(post.socket, select.EPOLLIN)
         while not self._exiting:
             due = self._next_deadline()
-            timeout_ms = -1 if due is None else max(0, int((due - self._clock()) * 1000) + 1)
-            for ready in sockets.poll(router, others, timeout_ms):
-                if ready is router:
-                    self._receive(self._clock())
-                    continue
-                for fd, _ in self._epoll.poll(0):
-                    callback = self._watched.get(fd)
-                    if callback is not None:
-                        callback()
+            if post.has_more():
+                self._receive(self._clock())
+                timeout_s = 0.0
+            else:
+                timeout_s = -1.0 if due is None else max(0.0, due - self._clock())
+            for fd, _ in epoll.poll(timeout_s, _DESCRIPTORS):
+                callback = watched.get(fd)
+                if callback is not None:
+                    callback()
             if due is not None:
                 now = self._clock()
                 if now >= due:
@@ -182,6 +196,7 @@ class Shell:
         self._launcher.close()
         for worker in list(self.workers):
             self.workers.remove(worker.number)
+            self._lines.close(worker, self._clock())
             worker.close()
         self._epoll.close()
         self.post.close()
@@ -199,6 +214,11 @@ class Shell:
                 return
             now = self._clock()
 
+    def _give_up(self, worker: WorkerRecord, reason: str, now: float) -> None:
+        """A worker is of no more use; it is replaced."""
+        log.warning("%s is given up: %s", worker.name, reason)
+        self.happen(e.WorkerUnwell(worker=worker.number, reason=reason), now)
+
     def _show(self, pieces: list[Piece]) -> None:
         for (number, _), stream, data in pieces:
             call = self._calls.find(number)
@@ -210,7 +230,7 @@ class Shell:
     def _next_deadline(self) -> float | None:
         """When the loop must look at the clock, if no message comes before."""
         due: float | None = None
-        for moment in (self.scheduler.next_deadline(), self._pipes.due(), self._news.due()):
+        for moment in (self.scheduler.next_deadline(), self._pipes.due(), self._news.due(), self._lines.due()):
             if moment is not None and (due is None or moment < due):
                 due = moment
         return due
@@ -218,6 +238,7 @@ class Shell:
     def _keep_time(self, now: float) -> None:
         self._pipes.keep_time(now)
         self._news.keep_time(now)
+        self._lines.keep_time(now)
         deadline = self.scheduler.next_deadline()
         if deadline is not None and now >= deadline:
             self.happen(e.DeadlineReached(), now)

@@ -1,19 +1,20 @@
-"""The shell's side of its workers: launch token, output pipes, status page, and what was sent to each.
+"""The shell's side of its workers: line, output pipes, status page, and what was sent to each.
 
-Guarantees: a worker is known by its token once and by its socket's routing id from then on; its pipes and page live until
-its end has been told. Assumes: one thread.
+Guarantees: a worker's pipes and page live until its end has been told. Assumes: one thread.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 
 from plover.daemon.config import DaemonLimits
 from plover.daemon.launchers.base import Launcher, WorkerSpec
 from plover.daemon.output import WorkerOutput
 from plover.wire import markers, page
+from plover.wire.stream import Stream
 
 __all__ = ["WorkerRecord", "Workers"]
 
@@ -22,7 +23,7 @@ class WorkerRecord:
     """What the shell holds of one worker.
 
     Attributes:
-        routing_id: its socket's, once it has said hello.
+        line: what is said to it and by it; None before it was launched and once it is gone.
         pid: its process, once it was forked.
         sent: (call, attempt) sent to it without a result yet, in order.
         touched: when a call began or ended there last; monotonic seconds.
@@ -31,8 +32,7 @@ class WorkerRecord:
     def __init__(self, number: int, nest: int, limits: DaemonLimits) -> None:
         self.number = number
         self.nest = nest
-        self.token = secrets.token_bytes(16)
-        self.routing_id: bytes | None = None
+        self.line: Stream | None = None
         self.pid = 0
         self.sent: list[tuple[int, int]] = []
         self.touched = 0.0
@@ -50,34 +50,28 @@ class WorkerRecord:
         """The worker as people know it."""
         return f"worker {self.number}" + (f" (pid {self.pid})" if self.pid else "")
 
-    def launch(self, launcher: Launcher) -> None:
-        """Have it forked; the descriptors that it needs are its own from then on."""
+    def launch(self, launcher: Launcher, line: socket.socket) -> None:
+        """Have it forked; the descriptors that it needs are its own from then on, its end of the line too."""
         launcher.start_worker(
             WorkerSpec(
                 worker=self.number,
                 nest=self.nest,
-                token=self.token,
                 marker=self.word,
                 stdout_fd=self.output.stdout_fd,
                 stderr_fd=self.output.stderr_fd,
                 records_fd=self.output.records.worker_fd,
                 page_fd=self._page_fd,
+                line_fd=line.fileno(),
             )
         )
         self.output.close_worker_side()
         os.close(self._page_fd)
+        line.close()
 
     def last_begun(self) -> tuple[int, int] | None:
         """At its death: the attempt that it had begun and not reported, which ran or may have run."""
         last = self.page.last()
         return last if last in self.sent else None
-
-    def owes_results(self) -> bool:
-        """At its death: attempts that its page says have ended are among those sent whose results have not come."""
-        last = self.page.last()
-        if last not in self.sent:
-            return False
-        return self.sent.index(last) > 0 or self.page.running()[0] is None
 
     def expect(self, call: int, attempt: int) -> None:
         """An attempt is being sent to it."""
@@ -103,7 +97,6 @@ class Workers:
     def __init__(self, limits: DaemonLimits) -> None:
         self._limits = limits
         self._by_number: dict[int, WorkerRecord] = {}
-        self._by_token: dict[bytes, WorkerRecord] = {}
 
     def __iter__(self) -> Iterator[WorkerRecord]:
         return iter(self._by_number.values())
@@ -114,23 +107,13 @@ class Workers:
     def add(self, number: int, nest: int) -> WorkerRecord:
         """A worker that is about to be launched."""
         worker = WorkerRecord(number, nest, self._limits)
-        self._by_number[number] = self._by_token[worker.token] = worker
+        self._by_number[number] = worker
         return worker
 
     def find(self, number: int) -> WorkerRecord | None:
         """A worker by its number."""
         return self._by_number.get(number)
 
-    def admit(self, token: bytes, routing_id: bytes) -> WorkerRecord | None:
-        """A worker says hello; None if nobody was launched with this token, or it was used before."""
-        worker = self._by_token.pop(token, None)
-        if worker is not None:
-            worker.routing_id = routing_id
-        return worker
-
     def remove(self, number: int) -> WorkerRecord | None:
         """The worker's end was told; its record must be closed by the caller."""
-        worker = self._by_number.pop(number, None)
-        if worker is not None:
-            self._by_token.pop(worker.token, None)
-        return worker
+        return self._by_number.pop(number, None)

@@ -25,6 +25,7 @@ import cloudpickle
 import numpy as np
 from cloudpickle import cloudpickle as _internals
 
+from plover.bundles.references import References
 from plover.pickling import advice, buffers, classes
 
 __all__ = ["Reducing", "is_plain", "is_singledispatch", "reduction"]
@@ -38,10 +39,12 @@ class Reducing:
     Attributes:
         reducers: asked first about every object; each answers with what `__reduce__` may return, or `NotImplemented`.
         classes: the classes that went by value, in order.
+        references: takes note of the modules that are mentioned; None where nobody asks, as in a worker.
     """
 
     reducers: Sequence[Handler]
     classes: list[type]
+    references: References | None = None
     globals_ref: dict[int, dict[str, Any]]
 
     _function_reduce = cloudpickle.Pickler._function_reduce
@@ -55,18 +58,44 @@ class Reducing:
             if reduced is not NotImplemented:
                 return reduced
         kind = type(obj)
+        references = self.references
         if kind is types.FunctionType:
             if is_singledispatch(obj) and not _is_importable(obj):
                 return _reduce_singledispatch(obj)
-            return self._function_reduce(obj)
+            reduced = self._function_reduce(obj)
+            if references is not None:
+                if reduced is NotImplemented:
+                    references.refer(obj.__module__ or _internals._whichmodule(obj, obj.__qualname__) or "__main__")
+                else:
+                    references.use(obj)
+            return reduced
         if issubclass(kind, type):
             if not classes.goes_by_value(obj):
+                if references is not None:
+                    references.refer(obj.__module__)
                 return _internals._class_reduce(obj)
             classes.name_class(obj)
             self.classes.append(obj)
             return _reduce_class(obj)
         handler = _handler_of(kind)
-        return NotImplemented if handler is None else handler(obj)
+        reduced = NotImplemented if handler is None else handler(obj)
+        if references is not None:
+            _note(references, obj, kind, reduced)
+        return reduced
+
+
+def _note(references: References, obj: Any, kind: type, reduced: Any) -> None:
+    """What an object mentions that is neither a function nor a class."""
+    if kind is types.ModuleType:
+        if _internals._should_pickle_by_reference(obj):
+            references.refer(obj.__name__)
+    elif kind is types.BuiltinFunctionType:
+        if type(obj.__module__) is str:  # not a method of an object
+            references.refer(obj.__module__)
+    else:
+        references.touch(kind.__module__)
+        if type(reduced) is str:
+            references.refer(pickle.whichmodule(obj, reduced))  # type: ignore[attr-defined]
 
 
 def _reduce_class(cls: Any) -> Any:

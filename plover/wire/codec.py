@@ -219,7 +219,7 @@ def incarnation(frames: Sequence[Any]) -> int:
 FROM_CLIENT: Reader[m.FromClient] = Reader(m.FromClient, "client")
 TO_CLIENT: Reader[m.ToClient] = Reader(m.ToClient, "daemon")
 #: Before its handshake a peer may only say hello, whoever it is.
-FROM_STRANGER: Reader[m.Hello | m.WorkerHello] = Reader(m.Hello | m.WorkerHello, "peer")
+FROM_STRANGER: Reader[m.Hello] = Reader(m.Hello, "peer")
 FROM_WORKER: Reader[m.FromWorker] = Reader(m.FromWorker, "worker")
 TO_WORKER: Reader[m.ToWorker] = Reader(m.ToWorker, "daemon")
 FROM_ZYGOTE: Reader[m.FromZygote] = Reader(m.FromZygote, "zygote")

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from plover.bundles.format import BundleSet
 from plover.wire.records import Record
 
 # -- bytes -------------------------------------------------------------------------------------------------------------
@@ -39,6 +40,10 @@ Bytes = Inline | Frame
 Packed = tuple[Bytes, ...]
 
 
+#: Bundles of the author's own modules: each by its digest.
+Bundles = tuple[tuple[bytes, Bytes], ...]
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """What every message has in common: written as an array, tagged by its name."""
 
@@ -56,6 +61,14 @@ class Versions(msgspec.Struct, frozen=True, array_like=True):
     plover: str
     python: str
     packages: dict[str, str] = {}
+
+
+class HostDevices(msgspec.Struct, frozen=True, array_like=True):
+    """Devices of a host that nothing tells apart."""
+
+    kind: Literal["cuda", "simulated"]
+    model: str
+    count: int
 
 
 class CallOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -138,7 +151,8 @@ class Submit(Message, frozen=True, tag="submit"):
     """Run a function. `submission` is the client's own number: sent twice, it is still one call.
 
     `payload` is None when the client believes that the daemon holds the function. `acknowledged` are submissions
-    whose outcomes the client has.
+    whose outcomes the client has. `modules` says what the call means by each module that it mentions (None: it mentions
+    none), `bundles` are those of its own ones that the daemon is not believed to hold.
     """
 
     submission: int
@@ -149,10 +163,12 @@ class Submit(Message, frozen=True, tag="submit"):
     payload: Packed | None = None
     acknowledged: tuple[int, ...] = ()
     name: str = ""
+    modules: BundleSet | None = None
+    bundles: Bundles = ()
 
     def described(self) -> Packed:
-        """Arguments, and the payload where it comes along."""
-        return self.arguments if self.payload is None else self.arguments + self.payload
+        """Arguments, and payload and bundles where they come along."""
+        return _described(self.arguments, self.payload, self.bundles)
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -204,6 +220,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     function_limit_bytes: int
     pid: int
     simulated: bool
+    devices: tuple[HostDevices, ...] = ()
 
 
 class Rejected(Message, frozen=True, tag="rejected"):
@@ -219,10 +236,13 @@ class Rejected(Message, frozen=True, tag="rejected"):
 
 
 class PayloadWanted(Message, frozen=True, tag="payload-wanted"):
-    """The daemon does not hold this call's function (any more): submit it again with its payload."""
+    """The daemon does not hold this call's function (any more; empty if it does), or these bundles: submit it again with
+    them.
+    """
 
     submission: int
     function: bytes
+    bundles: tuple[bytes, ...] = ()
 
 
 class Output(Message, frozen=True, tag="output"):
@@ -275,9 +295,8 @@ class Ending(Message, frozen=True, tag="ending"):
 
 
 class WorkerHello(Message, frozen=True, tag="worker-hello"):
-    """A worker's first message, when its device is open. `token` is what it was launched with."""
+    """A worker's first message, when its device is open."""
 
-    token: bytes
     pid: int
     versions: Versions
     opened_s: float
@@ -307,8 +326,18 @@ class PayloadMissing(Message, frozen=True, tag="payload-missing"):
     attempt: int
 
 
+class BundlesMissing(Message, frozen=True, tag="bundles-missing"):
+    """The worker has not all of the author's modules that this attempt needs, but lacks these: send it again with them."""
+
+    call: int
+    attempt: int
+    digests: tuple[bytes, ...]
+
+
 class Unwell(Message, frozen=True, tag="unwell"):
-    """The worker's device is broken for its process: it ends, and must be replaced."""
+    """The worker is of no more use (its device is broken for its process, or it cannot take a call's modules): it ends, and
+    must be replaced.
+    """
 
     reason: str
 
@@ -317,7 +346,9 @@ class Unwell(Message, frozen=True, tag="unwell"):
 
 
 class Run(Message, frozen=True, tag="run"):
-    """Run an attempt. `call_id` and `name` are for the user's eyes; `log_level` is the least that the caller wants to see."""
+    """Run an attempt. `call_id` and `name` are for the user's eyes; `log_level` is the least that the caller wants to see;
+    `modules` and `bundles` are as in `Submit`.
+    """
 
     call: int
     attempt: int
@@ -327,10 +358,12 @@ class Run(Message, frozen=True, tag="run"):
     arguments: Packed
     payload: Packed | None = None
     log_level: int = 30
+    modules: BundleSet | None = None
+    bundles: Bundles = ()
 
     def described(self) -> Packed:
-        """Arguments, and the payload where it comes along."""
-        return self.arguments if self.payload is None else self.arguments + self.payload
+        """Arguments, and payload and bundles where they come along."""
+        return _described(self.arguments, self.payload, self.bundles)
 
 
 # -- zygote ↔ daemon (a unix socket of packets, with descriptors beside them) ------------------------------------------
@@ -344,7 +377,9 @@ class ZygoteHello(Message, frozen=True, tag="zygote-hello"):
 
 
 class Prepare(Message, frozen=True, tag="prepare"):
-    """What the nest is for; beside it comes the daemon's pidfd. `devices` are the driver's names of its devices."""
+    """What the nest is for; beside it comes the daemon's pidfd. `devices` are the driver's names of its devices,
+    `cache_directory` is where the tenant's bundles become files.
+    """
 
     nest: int
     tenant: str
@@ -352,8 +387,8 @@ class Prepare(Message, frozen=True, tag="prepare"):
     device_kind: Literal["cuda", "simulated"]
     devices: tuple[str, ...]
     memory_bytes: int
-    worker_address: str
     payload_limit_bytes: int = 4 << 30
+    cache_directory: str = ""
 
 
 class Prepared(Message, frozen=True, tag="prepared"):
@@ -364,13 +399,13 @@ class Prepared(Message, frozen=True, tag="prepared"):
 
 
 class Fork(Message, frozen=True, tag="fork"):
-    """Fork a worker; beside it come its stdout, its stderr, and its status page, in this order.
+    """Fork a worker; beside it come its stdout, its stderr, its records' pipe, its status page and its line to the daemon, in
+    this order.
 
     `marker` is the random word of this worker's output markers.
     """
 
     worker: int
-    token: bytes
     marker: bytes
 
 
@@ -403,11 +438,17 @@ class EndNest(Message, frozen=True, tag="end-nest"):
 
 FromClient = Hello | Submit | Cancel | Acknowledge | Resume | Ping | Goodbye | AskStatus | AskToEnd
 ToClient = Welcome | Rejected | PayloadWanted | Output | Outcome | Unknown | Status | Ending
-FromWorker = WorkerHello | Finished | PayloadMissing | Unwell
+FromWorker = WorkerHello | Finished | PayloadMissing | BundlesMissing | Unwell
 ToWorker = Run
 FromZygote = ZygoteHello | Prepared | Forked | ForkFailed | Exited
 ToZygote = Prepare | Fork | EndNest
 AnyMessage = FromClient | ToClient | FromWorker | ToWorker | FromZygote | ToZygote
+
+
+def _described(arguments: Packed, payload: Packed | None, bundles: Bundles) -> Packed:
+    if payload is not None:
+        arguments = arguments + payload
+    return arguments + tuple([data for _, data in bundles]) if bundles else arguments
 
 
 def call_id(client: bytes, submission: int) -> str:

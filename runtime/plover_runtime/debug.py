@@ -20,7 +20,9 @@ from plover.debugging import DebugCall, DebugOutcome
 from plover.exceptions import pack_exception
 from plover.serialize import ClassNamespace, pack, unpack
 from plover.wire.messages import Receipt
+from plover_runtime.admission import admit
 from plover_runtime.device import Device, open_device, preload
+from plover_runtime.modules import Modules
 
 _SIMULATED_BYTES = 8 << 30
 _OURS = (str(Path(__file__).parent) + os.sep, str(Path(plover.__file__).parent) + os.sep)
@@ -35,18 +37,21 @@ def main(directory: str) -> None:
     preload("cuda" if cuda else "simulated", _SIMULATED_BYTES)
     device = open_device("cuda" if cuda else "simulated", ("cuda:0",) if cuda else ("simulated:0",))
     context.enter_worker()
-    outcome = _outcome(call, device)
+    outcome = _outcome(call, device, Modules(path / "modules"))
     sys.stdout.flush()
     part = path / "outcome.part"
     part.write_bytes(msgspec.msgpack.encode(outcome))
     part.rename(path / "outcome")
 
 
-def _outcome(call: DebugCall, device: Device) -> DebugOutcome:
+def _outcome(call: DebugCall, device: Device, modules: Modules) -> DebugOutcome:
     classes = ClassNamespace()
     times = [time.monotonic()] * 3
     failed = False
     try:
+        refusal = admit(modules, call.modules, call.bundles)
+        if refusal is not None:
+            raise refusal
         with classes.entered():
             target = unpack([call.function[0], *map(bytearray, call.function[1:])])
             args, kwargs = unpack([call.arguments[0], *map(bytearray, call.arguments[1:])])

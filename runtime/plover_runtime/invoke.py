@@ -22,8 +22,10 @@ from plover.exceptions import pack_exception
 from plover.wire import codec
 from plover.wire import messages as m
 from plover.wire.page import StatusPage
+from plover_runtime.admission import admit_run
 from plover_runtime.device import Device
 from plover_runtime.functions import Functions, LiveFunction
+from plover_runtime.modules import Modules
 
 _OURS = (str(Path(__file__).parent) + os.sep, str(Path(plover.__file__).parent) + os.sep)
 
@@ -48,21 +50,29 @@ class Invoker:
         device: the open device.
         page: the worker's status page.
         payload_limit_bytes: how large a result may be.
+        modules: what the worker has of the author's own.
     """
 
-    def __init__(self, device: Device, page: StatusPage, payload_limit_bytes: int) -> None:
+    def __init__(self, device: Device, page: StatusPage, payload_limit_bytes: int, modules: Modules) -> None:
         self._device = device
         self._page = page
         self._limit = payload_limit_bytes
+        self._modules = modules
         self._functions = Functions()
         self._pid = os.getpid()
         #: Why this worker's device is of no more use; set once, by a sticky error.
         self.unwell: str | None = None
 
     def run(self, incoming: codec.Incoming[m.Run]) -> tuple[m.Finished, codec.Body]:
-        """Run one attempt; raises only `PayloadAbsent`."""
+        """Run one attempt.
+
+        Raises:
+            PayloadAbsent, BundlesAbsent: the attempt must be sent again, with what is missing.
+            Unfit: another worker must run it.
+        """
         run = incoming.message
         body = codec.Body()
+        refusal = admit_run(self._modules, incoming)
         function = self._functions.find(run.function)
         if function is None and run.payload is None:
             raise PayloadAbsent
@@ -72,7 +82,7 @@ class Invoker:
         try:
             if not self._page.is_cancelled(run.call, run.attempt):
                 times[:] = [self._page.begin(run.call, run.attempt)] * 3
-                status, packed = self._attempt(incoming, function, times)
+                status, packed = self._attempt(incoming, function, times, refusal)
             self._page.end()
         except Interrupted:
             self._page.end()
@@ -85,10 +95,16 @@ class Invoker:
         return m.Finished(run.call, run.attempt, status, timings, body.pack(packed)), body
 
     def _attempt(
-        self, incoming: codec.Incoming[m.Run], function: LiveFunction | None, times: list[float]
+        self,
+        incoming: codec.Incoming[m.Run],
+        function: LiveFunction | None,
+        times: list[float],
+        refusal: Exception | None,
     ) -> tuple[Literal["succeeded", "failed"], list[serialize.Buffer]]:
         run = incoming.message
         try:
+            if refusal is not None:
+                raise refusal
             if function is None:
                 assert run.payload is not None
                 function = self._functions.load(run.function, incoming.take(run.payload))

@@ -1,7 +1,7 @@
 """A worker: one process, one open device, one call at a time on its main thread.
 
-It was forked from its zygote with stdout, stderr and a status page that the daemon made. It opens the device, says hello
-with its launch token, and then runs what it is sent until it is killed or its device breaks.
+It was forked from its zygote with stdout, stderr, a status page and a line to the daemon, all made by the daemon. It opens
+the device, says hello, and then runs what it is sent until it is killed, its device breaks, or the daemon hangs up.
 
 Guarantees: a call's output is complete, and marked as such in both pipes, before its result is sent. An interrupt is raised
 only in the attempt that it is meant for. A worker whose device is broken says so and ends without destructors.
@@ -13,25 +13,32 @@ import ctypes
 import io
 import os
 import signal
+import socket
 import sys
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
-import zmq
 
 from plover import context
 from plover.versions import versions
-from plover.wire import codec, markers, sockets
+from plover.wire import codec, markers
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
+from plover.wire.stream import HungUp, Stream
+from plover_runtime.admission import Unfit
 from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
+from plover_runtime.modules import BundlesAbsent, Modules
 from plover_runtime.records import Records
 
+#: After a call a worker waits awake for so long, yielding to whoever has work. Where idle cores sleep, a caller's next call
+#: is answered up to a third sooner (benchmarks/calls.py); with a call every 10 ms it costs a twentieth of a core.
+_EAGER_S = 0.0005
 
-def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int) -> NoReturn:
+
+def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_fd: int) -> NoReturn:
     """Be a worker, until the daemon or the device ends it."""
     context.enter_worker()
     page = StatusPage(page_fd)
@@ -41,34 +48,44 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int) -> NoR
     device = open_device(prepare.device_kind, prepare.devices)
     output = _Output(fork.marker)
     records = Records(records_fd)
-    zmq_context = zmq.Context()
-    socket = zmq_context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.connect(prepare.worker_address)
-    hello = m.WorkerHello(fork.token, os.getpid(), versions(), time.monotonic() - started)
-    socket.send_multipart(codec.write(hello))
-    invoker = Invoker(device, page, prepare.payload_limit_bytes)
+    limit_bytes = prepare.payload_limit_bytes + codec.HEADER_LIMIT
+    line = Stream(socket.socket(fileno=line_fd), "daemon", limit_bytes, codec.FRAMES_LIMIT + 1, _EAGER_S)
+    line.send(codec.write(m.WorkerHello(os.getpid(), versions(), time.monotonic() - started)))
+    invoker = Invoker(device, page, prepare.payload_limit_bytes, Modules(prepare.cache_directory))
     while True:
-        incoming = codec.TO_WORKER.read(sockets.receive(socket, wait=True))
+        try:
+            frames = line.receive()
+        except HungUp:
+            os._exit(0)  # the daemon is gone, or does not want this worker any more
+        assert frames is not None, "a line that blocks gives whole messages"
+        incoming = codec.TO_WORKER.read(frames)
         run = incoming.message
         records.begin(pack(run.call, run.attempt), run.log_level)
         try:
             finished, body = invoker.run(incoming)
         except PayloadAbsent:
-            socket.send_multipart(codec.write(m.PayloadMissing(run.call, run.attempt), incoming.incarnation))
+            line.send(codec.write(m.PayloadMissing(run.call, run.attempt), incoming.incarnation))
             continue
+        except BundlesAbsent as absent:
+            missing = m.BundlesMissing(run.call, run.attempt, absent.digests)
+            line.send(codec.write(missing, incoming.incarnation))
+            continue
+        except Unfit as unfit:
+            _leave(line, codec.write(m.Unwell(str(unfit)), incoming.incarnation))
         output.complete(pack(run.call, run.attempt))
         if records.used:
             finished = msgspec.structs.replace(finished, records=True)
-        # Sent as copies: the function may go on changing an array that it returned and also kept.
-        sockets.send_copies(socket, codec.write(finished, incoming.incarnation, body))
+        line.send(codec.write(finished, incoming.incarnation, body))
         output.restore()
         if invoker.unwell is not None:
-            socket.send_multipart(codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
-            zmq_context.destroy(linger=1000)
-            os._exit(1)  # destructors of a broken context hang
-        del incoming, finished, body
+            _leave(line, codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
+        del frames, incoming, finished, body
+
+
+def _leave(line: Stream, last: list[Any]) -> NoReturn:
+    """Say why this worker is of no more use, and end."""
+    line.send(last)
+    os._exit(1)  # destructors of a broken context hang
 
 
 def _interrupter(page: StatusPage):  # type: ignore[no-untyped-def]

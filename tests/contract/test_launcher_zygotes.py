@@ -89,10 +89,7 @@ class Daemon:
                 self.zygote.kill()
                 self.zygotes.process_ended(1, "the launcher killed it")
 
-        spec = NestSpec(
-            nest=1, tenant="t", environment="e", device_kind="simulated", devices=("d",), memory_bytes=5,
-            worker_address="ipc://x",
-        )  # fmt: skip
+        spec = NestSpec(nest=1, tenant="t", environment="e", device_kind="simulated", devices=("d",), memory_bytes=5)
         token = self.zygotes.open_nest(spec, do_kill)
         if script:
             command = [sys.executable, "-c", _PREAMBLE + script, self.zygotes.address, token]
@@ -107,12 +104,12 @@ class Daemon:
                 WorkerSpec(
                     worker=number,
                     nest=1,
-                    token=b"t",
                     marker=b"m",
                     stdout_fd=fd,
                     stderr_fd=fd,
                     records_fd=fd,
                     page_fd=fd,
+                    line_fd=fd,
                 )
             )
 

@@ -77,12 +77,11 @@ class Daemon:
         assert isinstance(self.hear(), m.ZygoteHello)
         prepare = m.Prepare(
             nest=1, tenant="t", environment="e", device_kind="simulated", devices=("d",), memory_bytes=5,
-            worker_address="ipc://x",
         )  # fmt: skip
         self.say(prepare)
         assert isinstance(self.hear(), m.Prepared)
         with open(os.devnull) as null:
-            self.say(m.Fork(worker=7, token=b"t", marker=b"m"), *[null.fileno()] * 4)
+            self.say(m.Fork(worker=7, marker=b"m"), *[null.fileno()] * 5)
 
     def say(self, message: Any, *descriptors: int) -> None:
         """Send a packet."""

@@ -190,14 +190,11 @@ def test_nothing_is_sent_to_a_server_that_asks_for_no_key(me: User) -> None:
 
 
 def test_a_guest_is_never_a_worker(gpu1: Host, alice: User) -> None:
-    before = gpu1.status()["refused_messages"].get("a worker from elsewhere", 0)
     with RawGuest(gpu1, alice) as guest:
-        guest.say(m.WorkerHello(b"t" * 16, 1, versions(), 0.0), 0)
-        rejected = guest.hear()
-        assert (rejected.error, rejected.reason) == ("AccessDenied", "no worker comes over tcp")
-        assert gpu1.status()["refused_messages"]["a worker from elsewhere"] == before + 1
+        guest.say(m.WorkerHello(1, versions(), 0.0), 0)
+        assert "none of its messages" in guest.hear().reason
         guest.hello()  # it may still be a client, and its hello needs no secret
-        guest.say(m.WorkerHello(b"t" * 16, 1, versions(), 0.0))
+        guest.say(m.WorkerHello(1, versions(), 0.0))
         assert guest.hear().error == "WireError"
 
 

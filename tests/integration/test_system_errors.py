@@ -103,16 +103,18 @@ def test_what_would_end_a_process_ends_only_the_call(kind: type[BaseException]) 
     assert pid() == before
 
 
-def test_a_module_that_is_only_here_is_named_in_a_note() -> None:
+def test_an_own_module_that_nothing_names_is_explained_in_a_note() -> None:
+    name = "test_system_errors"
+
     @gpu_function
     def imports() -> None:
-        import test_system_errors  # noqa: F401
+        __import__(name)
 
     with pytest.raises(ModuleNotFoundError) as caught:
         imports()
     assert caught.value.__notes__ == [
-        "test_system_errors can be imported here, but not where the function ran: install it there, "
-        "or put what the function needs into the script itself"
+        "plover: 'test_system_errors' is a module of yours, but nothing that this call mentions by name imports it: write "
+        "`import test_system_errors` in the function or in a module that it uses, so that it travels"
     ]
 
 

@@ -52,8 +52,7 @@ STRANGERS: dict[str, tuple[list[bytes], str, str, str]] = {
     "stop": ([_frame(m.AskToEnd(False))], "not a message", "WireError", "none of its messages"),
     "earlier": ([_frame(m.Ping(), 12345)], "earlier incarnation", "DaemonLost", "replaced"),
     "secret": ([_frame(_HELLO)], "wrong secret", "AccessDenied", "secret"),
-    "token": ([_frame(m.WorkerHello(b"t" * 16, 1, versions(), 0.0))], "wrong token", "AccessDenied", "token"),
-    "no token": ([_frame(m.WorkerHello(b"", 1, versions(), 0.0))], "wrong token", "AccessDenied", "token"),
+    "worker": ([_frame(m.WorkerHello(1, versions(), 0.0))], "not a message", "WireError", "none of its messages"),
     "extra frames": ([_frame(_HELLO), b"more", b"and more"], "not a message", "WireError", "2 frames"),
 }
 
@@ -62,7 +61,7 @@ CLIENTS: dict[str, tuple[Callable[[int], list[bytes]], str, str, str]] = {
     "garbage": (lambda _: [b"\x00\xff garbage of some length"], "not a message", "WireError", "not Plover's"),
     "a worker's": (lambda i: [_frame(_FINISHED, i)], "not a message", "WireError", "none of its messages"),
     "a worker's hello": (
-        lambda i: [_frame(m.WorkerHello(b"t" * 16, 1, versions(), 0.0), i)],
+        lambda i: [_frame(m.WorkerHello(1, versions(), 0.0), i)],
         "not a message",
         "WireError",
         "none of its messages",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from plover.bundles.format import BundleSet
 from plover.daemon.scheduler import commands as cmd
 from plover.daemon.scheduler import events as ev
 from plover.daemon.scheduler.config import SchedulerConfig
@@ -33,6 +34,11 @@ class ModelWorker:
     untold: deque[ev.CallFinished] = field(default_factory=deque)  # ended, but the daemon has not heard of it
     told_at: float = 0.0  # when the daemon last heard of an end
     interrupted: tuple[int, int] | None = None
+    meanings: dict[str, bytes] = field(default_factory=dict)  # what it takes each module's name for
+
+    def fits(self, modules: BundleSet) -> bool:
+        """Whether it can take these modules beside those that it has."""
+        return all(self.meanings.get(name, meant) == meant for name, meant in _meant(modules).items())
 
     @property
     def holds(self) -> int:
@@ -49,12 +55,17 @@ class ModelCall:
     submission: int
     retries: int
     flow: tuple[object, ...]
+    modules: BundleSet
     sent_at: float = 0.0
     outcomes: list[cmd.Outcome] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
     released: bool = False
     arguments_released: bool = False
     excused: bool = False  # its client was silent or left: nothing need be sent
+
+
+def _meant(modules: BundleSet) -> dict[str, bytes]:
+    return dict(modules.members) | dict.fromkeys(modules.others, b"")
 
 
 class Model:
@@ -100,7 +111,9 @@ class Model:
         number = self.scheduler.find_call(event.client, event.submission, event.tenant)
         if number is not None and number not in self.calls:
             flow = (event.tenant, event.environment, event.gpu, event.require_gpu, event.function)
-            self.calls[number] = ModelCall(event.client, event.tenant, event.submission, event.retries, flow)
+            self.calls[number] = ModelCall(
+                event.client, event.tenant, event.submission, event.retries, flow, event.modules
+            )
 
     def _carry_out(self, command: cmd.Command) -> None:
         match command:
@@ -154,7 +167,10 @@ class Model:
             assert not command.with_payload, "loading a function may take long"
             assert self.last_run_s[call.flow] <= self.config.limits.prefetch_s, "it is not known to be short"
             demand = self.scheduler.world.calls[command.call].flow.demand
-            assert not any(pool.idle for pool in demand.pools), "an idle worker could have taken it"
+            idle = [self.workers[number] for pool in demand.pools for number in pool.idle]
+            assert not any(each.fits(call.modules) for each in idle), "an idle worker could have taken it"
+        assert worker.fits(call.modules), "it means something else by a module's name"
+        worker.meanings |= _meant(call.modules)
         call.sent_at = self.now
         if command.with_payload:
             worker.known.add(command.function)

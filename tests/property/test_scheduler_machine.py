@@ -9,11 +9,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from scheduler_model import Model
 
+from plover.bundles.format import BundleSet
 from plover.daemon.scheduler import events as ev
 from plover.daemon.scheduler.config import Device, Environment, Limits, SchedulerConfig
 
 CLIENTS = [("default", b"ann"), ("default", b"bob"), ("lab", b"cid")]
 FUNCTIONS = [b"f", b"g", b"h"]
+#: What calls mean by the names of modules: nothing, two versions of one module, it and another, the environment's.
+MODULES = [
+    BundleSet(),
+    BundleSet.of({"own": b"1"}),
+    BundleSet.of({"own": b"2"}),
+    BundleSet.of({"own": b"1", "more": b"1"}, ["torch"]),
+    BundleSet.of({}, ["own"]),
+]
 HOSTS = [
     ("simulated",),
     ("cuda",),
@@ -59,6 +68,7 @@ class DaemonLife(RuleBasedStateMachine):
     @rule(
         who=st.sampled_from(CLIENTS),
         function=st.sampled_from(FUNCTIONS),
+        modules=st.sampled_from([0, 0, 0, *range(len(MODULES))]),
         gpu=st.sampled_from(GPUS),
         timeout_s=st.sampled_from([None, None, 1.0, 5.0]),
         queue_timeout_s=st.sampled_from([None, None, 3.0]),
@@ -67,14 +77,17 @@ class DaemonLife(RuleBasedStateMachine):
         environment=st.sampled_from(["default", "default", "default", "other", "none"]),
         count=st.sampled_from([1, 2, 3, 4, 14]),
     )
-    def submit(self, who, function, gpu, timeout_s, queue_timeout_s, retries, priority, environment, count) -> None:  # type: ignore[no-untyped-def]
+    def submit(
+        self, who, function, modules, gpu, timeout_s, queue_timeout_s, retries, priority, environment, count
+    ) -> None:  # type: ignore[no-untyped-def]
         for _ in range(count):
             self.submissions[who] += 1
             event = ev.CallSubmitted(
                 tenant=who[0],
                 client=who[1],
                 submission=self.submissions[who],
-                function=function,
+                function=function + bytes([modules]),
+                modules=MODULES[modules],
                 python="3.12" if environment == "other" else "3.11",
                 environment=environment,
                 gpu=gpu,
@@ -85,13 +98,23 @@ class DaemonLife(RuleBasedStateMachine):
             )
             self.model.client_says(event, *who)
 
-    @rule(who=st.sampled_from(CLIENTS), function=st.sampled_from(FUNCTIONS), count=st.sampled_from([3, 8]))
-    def short_calls(self, who: tuple[str, bytes], function: bytes, count: int) -> None:
+    @rule(
+        who=st.sampled_from(CLIENTS),
+        function=st.sampled_from(FUNCTIONS),
+        modules=st.sampled_from([0, 1, 2]),
+        count=st.sampled_from([3, 8]),
+    )
+    def short_calls(self, who: tuple[str, bytes], function: bytes, modules: int, count: int) -> None:
         """One after another, until they are known to be short, and then some at once."""
         for number in range(2 + count):
             self.submissions[who] += 1
             event = ev.CallSubmitted(
-                tenant=who[0], client=who[1], submission=self.submissions[who], function=function, python="3.11"
+                tenant=who[0],
+                client=who[1],
+                submission=self.submissions[who],
+                function=function + bytes([modules]),
+                modules=MODULES[modules],
+                python="3.11",
             )
             self.model.client_says(event, *who)
             for _ in range(6 if number < 2 else 0):

@@ -1,4 +1,4 @@
-"""A small shell for launchers under test: it owns the worker socket, pumps news, and waits on events with bounds.
+"""A small shell for launchers under test: it owns the workers' lines, pumps news, and waits on events with bounds.
 
 Guarantees: nothing sleeps; whatever does not happen in time fails with all news so far. `close` gives back every
 descriptor that it made. Assumes: the functions that workers are sent are nested ones, which travel by value.
@@ -12,13 +12,12 @@ import os
 import secrets
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-
-import zmq
 
 from plover import serialize
 from plover.daemon.launchers.base import (
@@ -35,6 +34,7 @@ from plover.daemon.launchers.process import ProcessLauncher
 from plover.exceptions import unpack_exception
 from plover.wire import codec, page
 from plover.wire import messages as m
+from plover.wire.stream import HungUp, Stream
 
 T = TypeVar("T")
 
@@ -97,9 +97,10 @@ class Worker:
     def __init__(self, number: int, nest: int) -> None:
         self.number = number
         self.nest = nest
-        self.token = secrets.token_bytes(16)
         self.marker = secrets.token_bytes(16)
-        self.identity = b""  # of its socket, once it has said hello
+        self.greeted = False  # it has said hello
+        ours, self.theirs = socket.socketpair()
+        self.line = Stream(ours, "worker", 1 << 30, 1 << 16)
         self.pid = 0
         self.results: list[tuple[str, Any]] = []
         self.page_fd = page.create()
@@ -117,6 +118,8 @@ class Worker:
         """Give the descriptors back."""
         for fd in (*self.read_fds, self.page_fd):
             os.close(fd)
+        self.line.close()
+        self.theirs.close()
         self.page.close()
 
 
@@ -127,22 +130,16 @@ class Rig:
         self.launcher = launcher
         self.news: list[AnyNews] = []
         self.workers: dict[int, Worker] = {}
-        self.address = f"ipc://{directory}/workers"
         self._ends: dict[int, Worker] = {}  # pipes that are not at their end
         self._numbers = iter(range(1, 1 << 30))
-        self._context = zmq.Context()
-        self._router = self._context.socket(zmq.ROUTER)
-        self._router.bind(self.address)
-        self._poller = zmq.Poller()
-        self._poller.register(self._router, zmq.POLLIN)
-        self._poller.register(launcher.fileno(), zmq.POLLIN)
+        self._poll = select.poll()
+        self._poll.register(launcher.fileno(), select.POLLIN)
 
     def close(self) -> None:
         """Close the launcher, and check that each end was told once."""
         self.launcher.close()
         for worker in self.workers.values():
             worker.close()
-        self._context.destroy(linger=0)
         ends = [item.worker for item in self.news if isinstance(item, WorkerEnded)]
         assert len(ends) == len(set(ends)), self.news
         nests = [item.nest for item in self.news if isinstance(item, NestEnded)]
@@ -159,13 +156,12 @@ class Rig:
             now = time.monotonic()
             assert now < give_up, f"not within {timeout_s} s; news so far: {self.news}; output: {self.outputs()}"
             due = min(give_up, self.launcher.next_deadline() or give_up)
-            ready = dict(self._poller.poll(int(max(0.0, due - now) * 1000) + 1))
+            ready = dict(self._poll.poll(int(max(0.0, due - now) * 1000) + 1))
             self.news += self.launcher.news()
-            if self._router in ready:
-                self._take()
             for fd in self._ends.keys() & ready.keys():
-                if not self._ends[fd].read(fd):
-                    self._poller.unregister(fd)
+                worker = self._ends[fd]
+                if not (self._take(worker) if fd == worker.line.fileno() else worker.read(fd)):
+                    self._poll.unregister(fd)
                     del self._ends[fd]
 
     def outputs(self) -> dict[int, bytes]:
@@ -183,18 +179,22 @@ class Rig:
         """Wait for news of a kind with these fields."""
         return self.until(lambda: self.find(kind, **fields), timeout_s)
 
-    def _take(self) -> None:
-        identity, *frames = self._router.recv_multipart()
-        incoming = codec.FROM_WORKER.read(frames)
+    @staticmethod
+    def _take(worker: Worker) -> bool:
+        """Take one message of a worker; False at the end of its line."""
+        try:
+            frames = worker.line.receive()
+        except HungUp:
+            return False
+        incoming = codec.FROM_WORKER.read(frames or [])
         match incoming.message:
-            case m.WorkerHello() as hello:
-                worker = next(worker for worker in self.workers.values() if worker.token == hello.token)
-                worker.identity = identity
+            case m.WorkerHello():
+                worker.greeted = True
             case m.Finished() as finished:
-                worker = next(worker for worker in self.workers.values() if worker.identity == identity)
                 unpack = unpack_exception if finished.status == "failed" else serialize.unpack
                 value = unpack(incoming.take(finished.packed)) if finished.packed else None
                 worker.results.append((finished.status, value))
+        return True
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,6 @@ class Rig:
             "device_kind": "simulated",
             "devices": ("simulated:0",),
             "memory_bytes": 1 << 28,
-            "worker_address": self.address,
         }
         return NestSpec(**(fields | changes))
 
@@ -229,46 +228,49 @@ class Rig:
             WorkerSpec(
                 worker=worker.number,
                 nest=nest,
-                token=worker.token,
                 marker=worker.marker,
                 stdout_fd=pipes[0][1],
                 stderr_fd=pipes[1][1],
                 records_fd=pipes[2][1],
                 page_fd=worker.page_fd,
+                line_fd=worker.theirs.fileno(),
             )
         )
         for read_fd, write_fd in pipes:
             os.close(write_fd)
             worker.read_fds.append(read_fd)
             self._ends[read_fd] = worker
-            self._poller.register(read_fd, zmq.POLLIN)
+            self._poll.register(read_fd, select.POLLIN)
+        worker.theirs.close()
+        self._ends[worker.line.fileno()] = worker
+        self._poll.register(worker.line.fileno(), select.POLLIN)
         return worker
 
     def start_worker(self, nest: int) -> Worker:
         """Start a worker and wait until it has said hello."""
         worker = self.ask_worker(nest)
         worker.pid = self.expect(WorkerForked, worker=worker.number).pid
-        self.until(lambda: worker.identity or self.find(WorkerEnded, worker=worker.number))
-        assert worker.identity, (self.news, self.outputs())
+        self.until(lambda: worker.greeted or self.find(WorkerEnded, worker=worker.number))
+        assert worker.greeted, (self.news, self.outputs())
         return worker
 
     def forget(self, worker: Worker) -> None:
         """Give back what the test holds of a worker that has ended."""
-        for fd in worker.read_fds:
+        for fd in (*worker.read_fds, worker.line.fileno()):
             if self._ends.pop(fd, None):
-                self._poller.unregister(fd)
+                self._poll.unregister(fd)
         del self.workers[worker.number]
         worker.close()
 
     def send(self, worker: Worker, function: Callable[..., Any], *args: Any) -> int:
         """Have a worker run a function, and do not wait; returns the call's number."""
         body = codec.Body()
-        payload, _ = serialize.pack_function(function)
-        arguments, _ = serialize.pack_arguments("f", args, {})
+        payload, _, _ = serialize.pack_function(function)
+        arguments, _, _ = serialize.pack_arguments("f", args, {})
         digest = serialize.digest(payload)
         number = next(self._numbers)
         run = m.Run(number, 1, f"c{number}", "f", digest, body.pack(arguments), body.pack(payload))
-        self._router.send_multipart([worker.identity, *codec.write(run, 1, body)])
+        worker.line.send(codec.write(run, 1, body))
         return number
 
     def run(self, worker: Worker, function: Callable[..., Any], *args: Any) -> Any:

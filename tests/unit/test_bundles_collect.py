@@ -268,7 +268,7 @@ class TestLookingAgain:
         locked: list[bool] = []
 
         def read(path: str) -> bytes:
-            locked.append(bundler._lock.locked())
+            locked.append(bundler._lock._is_owned())
             return read_file(path)
 
         bundler = Bundler(read=read)

@@ -197,5 +197,5 @@ def test_a_kernel_inside_a_function_goes_with_it() -> None:
     def use() -> Any:
         return kernel
 
-    buffers, _ = serialize.pack_function(use)
+    buffers, _, _ = serialize.pack_function(use)
     assert serialize.unpack(buffers)().name == "stencil"

@@ -59,13 +59,11 @@ class TestPeers:
         peers = Peers(SECRET)
         peers.admit_guest(b"guest", b"alice", "lab", KEY)
         peers.admit_client(b"local", b"bob", SECRET)
-        peers.admit_worker(b"worker", 1)
         assert peers.may_speak(b"guest", KEY)
         assert not peers.may_speak(b"guest", OTHER)
         assert not peers.may_speak(b"guest", None)
-        for name in (b"local", b"worker"):
-            assert peers.may_speak(name, None)
-            assert not peers.may_speak(name, KEY)
+        assert peers.may_speak(b"local", None)
+        assert not peers.may_speak(b"local", KEY)
         assert peers.may_speak(b"stranger", None)
         assert peers.may_speak(b"stranger", KEY)
 
@@ -80,7 +78,7 @@ class TestMessages:
     def test_a_guest_speaks_as_a_client(self, message: m.FromClient) -> None:
         assert guests.FROM_GUEST.read(codec.write(message)).message == message
 
-    @pytest.mark.parametrize("message", [m.AskToEnd(True), m.WorkerHello(b"t", 1, versions(), 0.0), m.Unwell("")])
+    @pytest.mark.parametrize("message", [m.AskToEnd(True), m.WorkerHello(1, versions(), 0.0), m.Unwell("")])
     def test_but_neither_as_the_operator_nor_as_a_worker(self, message: m.AnyMessage) -> None:
         with pytest.raises(WireError, match="none of its messages"):
             guests.FROM_GUEST.read(codec.write(message))

@@ -343,7 +343,7 @@ def test_a_class_that_came_from_the_client_comes_home_in_its_exception(monkeypat
     module = types.ModuleType("__main__")
     exec("class Mine(Exception):\n    pass\ndef fail():\n    raise Mine('x')\n", module.__dict__)
     monkeypatch.setitem(sys.modules, "__main__", module)
-    payload, _ = serialize.pack_function(module.fail)
+    payload, _, _ = serialize.pack_function(module.fail)
     namespace = serialize.ClassNamespace()
     with namespace.entered():
         error = caught(serialize.unpack(payload))

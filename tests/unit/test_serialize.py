@@ -107,7 +107,7 @@ class TestDigests:
                 def f(p: Point):
                     return helper(p).norm() if p.x else Point(0.0)
 
-                buffers, classes = serialize.pack_function(f)
+                buffers, classes, _ = serialize.pack_function(f)
                 print(serialize.digest(buffers).hex(), sorted(each.__name__ for each in classes))
                 """
             )
@@ -194,7 +194,7 @@ class TestClasses:
 
     def test_a_class_comes_home_as_itself(self, main_module: types.ModuleType) -> None:
         define(main_module, self.SOURCE.format(label="one"))
-        buffers, classes = serialize.pack_function(main_module.make)
+        buffers, classes, _ = serialize.pack_function(main_module.make)
         assert classes == [main_module.Point]
         namespace = serialize.ClassNamespace()
         with namespace.entered():
@@ -210,8 +210,8 @@ class TestClasses:
 
     def test_arguments_share_the_classes_of_their_function(self, main_module: types.ModuleType) -> None:
         define(main_module, self.SOURCE.format(label="one") + "\n        def ask(p): return isinstance(p, Point)\n")
-        function, _ = serialize.pack_function(main_module.ask)
-        arguments, classes = serialize.pack_arguments("ask", (main_module.Point(1),), {})
+        function, _, _ = serialize.pack_function(main_module.ask)
+        arguments, classes, _ = serialize.pack_arguments("ask", (main_module.Point(1),), {})
         assert classes == [main_module.Point]
         namespace = serialize.ClassNamespace()
         with namespace.entered():
@@ -221,10 +221,10 @@ class TestClasses:
 
     def test_two_versions_of_a_class_live_side_by_side(self, main_module: types.ModuleType) -> None:
         define(main_module, self.SOURCE.format(label="one"))
-        first, kept = serialize.pack_function(main_module.label)
+        first, kept, _ = serialize.pack_function(main_module.label)
         old = main_module.Point
         define(main_module, self.SOURCE.format(label="two"))
-        second, _ = serialize.pack_function(main_module.label)
+        second, _, _ = serialize.pack_function(main_module.label)
         namespaces = serialize.ClassNamespace(), serialize.ClassNamespace()
         with namespaces[0].entered():
             label_one = serialize.unpack(first)
@@ -236,7 +236,7 @@ class TestClasses:
 
     def test_one_payload_in_two_namespaces_gives_two_classes(self, main_module: types.ModuleType) -> None:
         define(main_module, self.SOURCE.format(label="one"))
-        buffers, _ = serialize.pack_function(main_module.make)
+        buffers, _, _ = serialize.pack_function(main_module.make)
         made = []
         for _ in range(2):
             with serialize.ClassNamespace().entered():
@@ -257,7 +257,7 @@ class TestClasses:
 
     def test_a_class_of_the_workers_own_goes_home_by_value(self, main_module: types.ModuleType) -> None:
         define(main_module, "def make():\n    class Local:\n        pass\n    return Local()\n")
-        buffers, _ = serialize.pack_function(main_module.make)
+        buffers, _, _ = serialize.pack_function(main_module.make)
         namespace = serialize.ClassNamespace()
         with namespace.entered():
             value = serialize.unpack(buffers)()
@@ -267,7 +267,7 @@ class TestClasses:
 
 class TestArguments:
     def test_arguments_come_back(self) -> None:
-        buffers, classes = serialize.pack_arguments("f", (1, np.ones(3)), {"k": "v"})
+        buffers, classes, _ = serialize.pack_arguments("f", (1, np.ones(3)), {"k": "v"})
         args, kwargs = serialize.unpack(writable(buffers))
         assert args[0] == 1
         assert args[1].tolist() == [1, 1, 1]

@@ -257,7 +257,7 @@ class TestBytes:
         assert not array.flags.writeable
 
     def test_arguments_and_results_alike(self) -> None:
-        packed, _ = serialize.pack_arguments("f", (self.LARGE,), {"k": bytearray(self.LARGE)})
+        packed, _, _ = serialize.pack_arguments("f", (self.LARGE,), {"k": bytearray(self.LARGE)})
         args, kwargs = serialize.unpack(arrived(packed))
         assert (args, kwargs) == ((self.LARGE,), {"k": bytearray(self.LARGE)})
         assert sum(memoryview(each).nbytes for each in packed[1:]) == 2 * len(self.LARGE)

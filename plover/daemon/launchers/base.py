@@ -19,8 +19,8 @@ from plover.wire.messages import Versions
 
 
 class NestSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A nest to be started. `devices` are the driver's names of its devices, `memory_bytes` the size of a simulated one;
-    `worker_address` is where its workers find the daemon.
+    """A nest to be started. `devices` are the driver's names of its devices, `memory_bytes` the size of a simulated
+    one; where the tenant's bundles become files is the launcher's to say.
     """
 
     nest: int
@@ -29,8 +29,8 @@ class NestSpec(msgspec.Struct, frozen=True, kw_only=True):
     device_kind: DeviceKind
     devices: tuple[str, ...]
     memory_bytes: int
-    worker_address: str
     payload_limit_bytes: int = 4 << 30
+    cache_directory: str = ""
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +38,12 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     worker: int
     nest: int
-    token: bytes
     marker: bytes
     stdout_fd: int
     stderr_fd: int
     records_fd: int
     page_fd: int
+    line_fd: int
 
 
 # -- news --------------------------------------------------------------------------------------------------------------

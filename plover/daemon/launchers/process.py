@@ -26,6 +26,8 @@ import time
 import urllib.parse
 from pathlib import Path
 
+import msgspec
+
 import plover
 from plover.daemon.launchers import processes
 from plover.daemon.launchers.base import AnyNews, NestEnded, NestSpec, WorkerSpec
@@ -128,6 +130,7 @@ class ProcessLauncher:
     def start_nest(self, spec: NestSpec) -> None:
         """Start a nest's first process."""
         mark = self._marks[spec.nest] = secrets.token_hex(16)
+        spec = msgspec.structs.replace(spec, cache_directory=str(self._caches(spec) / "bundles"))
         token = self._zygotes.open_nest(spec, lambda: self._kill(spec.nest))
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(read_fd, False)
@@ -228,12 +231,16 @@ class ProcessLauncher:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the driver's order is another, where devices are named by number
             "CUDA_VISIBLE_DEVICES": ",".join(spec.devices) if spec.device_kind == "cuda" else "",
         }
-        caches = self._directory / "caches" / f"tenant-{urllib.parse.quote(spec.tenant, safe='')}"
+        caches = self._caches(spec)
         for name, folder in (("CUPY_CACHE_DIR", "cupy"), ("NUMBA_CACHE_DIR", "numba"), ("CUDA_CACHE_PATH", "cuda")):
             if name not in environment:
                 (caches / folder).mkdir(parents=True, exist_ok=True)
                 environment[name] = str(caches / folder)
         return environment
+
+    def _caches(self, spec: NestSpec) -> Path:
+        """What a tenant's workers keep on disk."""
+        return self._directory / "caches" / f"tenant-{urllib.parse.quote(spec.tenant, safe='')}"
 
     def _kill(self, nest: int) -> None:
         if nest in self._processes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
+from plover.bundles.format import BundleSet
 from plover.daemon.scheduler.commands import (
     Cancelled,
     FromWorker,
@@ -102,7 +103,7 @@ class Attempts:
         if call.warm:
             worker.known.move_to_end(function)
         else:
-            self._learn(worker, function)
+            self._learn(worker, function, call.flow.modules)
         self._world.commands.append(
             SendCall(
                 worker=worker.number,
@@ -115,10 +116,11 @@ class Attempts:
 
     # -- what a worker knows, and whether it is idle -------------------------------------------------------------------
 
-    def _learn(self, worker: Worker, function: bytes) -> None:
+    def _learn(self, worker: Worker, function: bytes, modules: BundleSet) -> None:
         if len(worker.known) >= self._world.limits.functions_known_per_worker:
             self.unlearn(worker, next(iter(worker.known)))
         worker.known[function] = None
+        worker.meanings.take(modules)
         worker.nest.pool.holders.setdefault(function, OrderedDict())[worker.number] = worker
 
     def unlearn(self, worker: Worker, function: bytes) -> None:

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from plover.bundles.format import BundleSet
+
 DeviceKind = Literal["cuda", "simulated"]
 
 
@@ -51,8 +53,9 @@ class ClientGone(Event, frozen=True, kw_only=True):
 class CallSubmitted(Event, frozen=True, kw_only=True):
     """A client wants a function run. `(client, submission)` is the call's idempotent name: the same again is no new call.
 
-    `function` is the payload's digest, `python` the minor version that its bytecode needs, `size_bytes` what its
-    arguments weigh. `timeout_s` limits each run, `queue_timeout_s` the whole wait.
+    `function` names payload and `modules` together, so that the same function always has the same modules; `python` is
+    the minor version that its bytecode needs, `size_bytes` what its arguments weigh. `timeout_s` limits each run,
+    `queue_timeout_s` the whole wait.
     """
 
     client: bytes
@@ -66,6 +69,7 @@ class CallSubmitted(Event, frozen=True, kw_only=True):
     retries: int = 0
     priority: int = 0
     size_bytes: int = 0
+    modules: BundleSet = BundleSet()
 
 
 class CallCancelled(Event, frozen=True, kw_only=True):
@@ -111,7 +115,7 @@ class CallFinished(Event, frozen=True, kw_only=True):
 
 
 class PayloadMissed(Event, frozen=True, kw_only=True):
-    """A worker was sent a call of a function that it does not hold (any more)."""
+    """A worker was sent a call of a function, or of modules, that it does not hold (any more)."""
 
     worker: int
     call: int
@@ -119,7 +123,9 @@ class PayloadMissed(Event, frozen=True, kw_only=True):
 
 
 class WorkerUnwell(Event, frozen=True, kw_only=True):
-    """A worker's device is broken for this process (a sticky error); it will exit and must be replaced."""
+    """A worker's device is broken for this process (a sticky error), or a call's modules cannot be imported beside what
+    it has imported; it will exit and must be replaced.
+    """
 
     worker: int
     reason: str

@@ -167,6 +167,14 @@ class Fleet:
             worker.timer = self._world.arm(now + self._world.limits.stop_grace_s, worker)
         self._world.commands.append(KillWorker(worker=worker.number, reason=reason))
 
+    def renew(self, worker: Worker, now: float) -> None:
+        """Have an idle worker's place taken by a fresh one, which can take modules that this one cannot."""
+        move_worker(worker, "renewed")
+        worker.renewed = True
+        self._attempts.unfile(worker)
+        self.kill(worker, "a call that waits needs another version of the author's modules", now)
+        self._set_coming(worker.nest, True)
+
     def unwell(self, worker: Worker, reason: str, now: float) -> bool:
         """A worker's context is broken: nothing more goes to it, and it has a moment to leave by itself."""
         if worker.state not in ("ready", "busy"):

@@ -169,6 +169,7 @@ def _check_workers(world: World) -> None:
         assert worker.state != "gone", f"{worker!r} should be forgotten"
         assert len(sent) <= limits.dispatched_per_worker, f"{worker!r} was sent {len(sent)} calls"
         assert len(worker.known) <= limits.functions_known_per_worker, f"{worker!r} knows {len(worker.known)} functions"
+        assert not worker.renewed or worker.killed, f"{worker!r} is to be renewed, but was not killed"
         assert bool(sent) == (worker.state == "busy") or worker.state == "draining", f"{worker!r} has {sent}"
         assert all(call.worker is worker for call in sent), f"{worker!r} has a call of another's: {sent}"
         assert (number in pool.idle) == (worker.state == "ready"), f"{worker!r} is filed as idle, or not"
@@ -212,7 +213,8 @@ def _check_nests(world: World) -> None:
         assert all(world.workers.get(worker.number) is worker for worker in nest.workers), f"{nest!r} has a dead worker"
         assert len(nest.workers) <= 1, f"{nest!r} has {nest.workers}"
         starting = [worker for worker in nest.workers if worker.state == "starting"]
-        assert nest.coming == (nest.state == "creating" or bool(starting)), f"{nest!r} is coming: {nest.coming}"
+        renewed = [worker for worker in nest.workers if worker.renewed and nest.state == "warm"]
+        assert nest.coming == (nest.state == "creating" or bool(starting or renewed)), f"{nest!r}: coming {nest.coming}"
         if nest.state == "warm" and not nest.workers:
             assert any(device.timer for device in nest.devices), f"{nest!r} has no worker, and none will come"
         idle = nest.state == "warm" and any(worker.state == "ready" for worker in nest.workers)
@@ -260,7 +262,12 @@ def _check_placement(placement: Placement, scheduler: Scheduler) -> None:
         assert bool(demand.rank) == placement.wants_more(demand), f"{demand!r} is ranked {demand.rank}"
         if demand.waiting:
             assert demand.refusal is None, f"{demand!r} waits for ever: {demand.refusal}"
-            assert not any(pool.idle for pool in demand.pools), f"{demand!r} waits beside idle workers"
+            idle = [worker for pool in demand.pools for worker in pool.idle.values()]
+            for flow in demand.flows.items():
+                fit = [worker for worker in idle if worker.meanings.fits(flow.modules)]
+                assert not fit, f"{flow!r} waits beside idle workers that fit: {fit}"
+            claimed = len(demand.claims) + demand.starting
+            assert not idle or demand.waiting <= claimed, f"{demand!r} waits beside {idle}, and nothing is coming"
             _check_progress(demand, world, placement)
 
 

@@ -120,7 +120,7 @@ class Placement:
                 return
 
     def send_at_once(self, call: Call, now: float) -> bool:
-        """Send a new call to an idle worker, if there is one: then nobody waits for it, and the line is empty."""
+        """Send a new call to an idle worker that can take it, if there is one: then no other call of its flow waits."""
         worker = self._idle_worker(call.flow)
         if worker is None:
             return False
@@ -140,16 +140,34 @@ class Placement:
                 if is_idle:
                     self._evict(nest, rival, now)
                 return
+            if flow is not None and is_idle and not _fits(worker, flow):
+                flow = self._instead(flow, worker, now)
             if flow is None or not (is_idle or (flow.is_short and flow.function in worker.known)):
                 return
             if flow.demand.sought and not is_idle:
                 return  # it looks for idle workers first, and then for this one
             has_room = self._send_first(flow, worker, now)
 
+    def _instead(self, flow: Flow, worker: Worker, now: float) -> Flow | None:
+        """The first in line needs other modules than an idle worker can take: which flow the worker serves in its place.
+
+        None if there is none, or if the worker is renewed for the first in line: because nobody else wants it, or has
+        waited for so much less, and no other worker is coming for those calls.
+        """
+        other = _first_that_fits(worker)
+        if other is None:
+            needs_it = any(each.waiting > _coming(each) for each in worker.nest.pool.demands)
+        else:
+            needs_it = flow.waiting > _coming(flow.demand) and flow.start + OVER_RUN_S < other.start
+        if not needs_it:
+            return other
+        self._fleet.renew(worker, now)
+        return None
+
     def _send_first(self, flow: Flow, worker: Worker, now: float) -> bool:
-        """Send the first call in line, which is of this flow. Returns whether the worker has room for another."""
+        """Send the first call of a flow that has one. Returns whether the worker has room for another."""
         demand = flow.demand
-        has_room = self._attempts.send(self._queues.take(demand, worker.nest.kinds), worker, now)
+        has_room = self._attempts.send(self._queues.take(flow, worker.nest.kinds), worker, now)
         if demand.claims:
             self._world.seek(demand)
         elif demand.rank:
@@ -177,8 +195,10 @@ class Placement:
             worker = self._idle_worker(flow)
             if worker is None:
                 break
-            self._attempts.send(self._queues.take(demand, worker.nest.kinds), worker, now)
+            self._attempts.send(self._queues.take(flow, worker.nest.kinds), worker, now)
         if demand.waiting:
+            for worker in [each for pool in demand.pools for each in pool.idle.values()]:
+                self._serve(worker, now)  # the first in line does not fit it
             self._prefetch(demand, now)
             while self.wants_more(demand) and self._clear_a_slot(demand, now):
                 pass
@@ -189,7 +209,9 @@ class Placement:
             self._rank(demand)
 
     def _idle_worker(self, flow: Flow) -> Worker | None:
-        """An idle worker for a call of this flow: the last used that holds the function, else the longest idle."""
+        """An idle worker for a call of this flow: the last used that holds the function, else the longest idle that can
+        take its modules.
+        """
         function = flow.function
         other: Worker | None = None
         for pool in flow.demand.pools:
@@ -206,7 +228,7 @@ class Placement:
                 if not holders:
                     del pool.holders[function]
             if other is None:
-                other = next(iter(pool.idle.values()))
+                other = next((each for each in pool.idle.values() if _fits(each, flow)), None)
         return other
 
     def _prefetch(self, demand: Demand, now: float) -> None:
@@ -232,7 +254,7 @@ class Placement:
         claim = self._world.set_claim
         if demand.count > 1 and claim is not None:
             return claim.demand is demand and claim.missing > 0
-        return demand.waiting > len(demand.claims) + demand.starting
+        return demand.waiting > _coming(demand)
 
     def _rank(self, demand: Demand) -> None:
         """Enter the demand with those that want the devices of others, or take it out."""
@@ -338,6 +360,29 @@ def _first_in_line(pool: Pool) -> Flow | None:
         if flow is not None and (first is None or flow.start < first.start):
             first = flow
     return first
+
+
+def _coming(demand: Demand) -> int:
+    """How many fresh workers will be there for the demand without anything more being done."""
+    return len(demand.claims) + demand.starting
+
+
+def _first_that_fits(worker: Worker) -> Flow | None:
+    """The flow of least virtual time whose modules the worker can take. Linear in flows that wait: for a misfit only."""
+    first: Flow | None = None
+    for demand in worker.nest.pool.demands:
+        for flow in demand.flows.items():
+            if first is not None and first.start <= flow.start:
+                break
+            if _fits(worker, flow):
+                first = flow
+                break
+    return first
+
+
+def _fits(worker: Worker, flow: Flow) -> bool:
+    """Whether a worker means by each module's name what a flow does, as far as it has a meaning there already."""
+    return flow.function in worker.known or worker.meanings.fits(flow.modules)
 
 
 def _asked(gpu: GpuRequest | None, require_gpu: bool) -> str:

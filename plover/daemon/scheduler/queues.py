@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from plover.bundles.format import BundleSet
 from plover.daemon.scheduler.state import LONG_S, Call, Demand, DemandKey, DeviceClass, Flow, FlowKey, Shape, World
 
 UNKNOWN_RUN_S = 1.0  # the estimate for a function that was never measured
@@ -41,11 +42,11 @@ class FairQueues:
         self.waiting: dict[int, Demand] = {}  # those with queued calls, by id(): hashing keys is dear
         self.queued: dict[str, int] = {}  # queued calls by tenant; never 0
 
-    def open_flow(self, demand: Demand, key: FlowKey) -> Flow:
+    def open_flow(self, demand: Demand, key: FlowKey, modules: BundleSet) -> Flow:
         """A new flow in `demand`, which may be new too. The longest unused flow may be forgotten for it."""
         if len(self.idle) >= IDLE_FLOWS_REMEMBERED:
             self._forget(next(iter(self.idle.values())))
-        flow = Flow(key=key, function=key[1], demand=demand, start=virtual_time(demand))
+        flow = Flow(key=key, function=key[1], modules=modules, demand=demand, start=virtual_time(demand))
         self.flows[key] = self.idle[id(flow)] = flow
         if not demand.flow_count:
             self.demands[demand.key] = demand
@@ -91,9 +92,10 @@ class FairQueues:
         if flow.start < entry:
             flow.start = entry
 
-    def take(self, demand: Demand, kinds: tuple[DeviceClass, ...]) -> Call:
-        """The next call of a demand that has one, charged to its flow, for a slot on devices of these kinds."""
-        flow = demand.flows.pop()
+    def take(self, flow: Flow, kinds: tuple[DeviceClass, ...]) -> Call:
+        """The next call of a flow that has one, charged to it, for a slot on devices of these kinds."""
+        demand = flow.demand
+        flow.rank = 0  # its entry is void from now on; it is the first one, unless modules are in the way
         call = flow.calls.pop()
         self._charge(call, flow, kinds)
         self._count_out(flow)

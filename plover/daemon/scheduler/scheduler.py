@@ -165,7 +165,7 @@ class Scheduler:
             self._results.refuse(event, refused)
             return True
         if flow is None:
-            flow = self.queues.open_flow(demand, key)
+            flow = self.queues.open_flow(demand, key, event.modules)
         call = self._attempts.accept(event, client, flow, now)
         if not self.placement.send_at_once(call, now):
             self._attempts.wait(call, now)

@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from plover.bundles.format import BundleSet
+from plover.bundles.format import World as Meanings
 from plover.daemon.scheduler.commands import Command, Outcome
 from plover.daemon.scheduler.config import Device, Environment, SchedulerConfig
 from plover.daemon.scheduler.events import DeviceKind, GpuRequest
@@ -94,6 +96,7 @@ class Flow(msgspec.Struct, eq=False):
 
     key: FlowKey
     function: bytes
+    modules: BundleSet  # the author's own that it needs: a worker must mean the same by each name
     demand: Demand
     start: float  # the start tag of its next call: virtual time that it has been charged up to
     calls: Ranking[Call] = msgspec.field(default_factory=Ranking)  # the queued ones, by priority and number
@@ -232,11 +235,13 @@ class Worker(msgspec.Struct, eq=False):
     state: WorkerState = "starting"
     sent: list[Call] = msgspec.field(default_factory=list)  # dispatched to it, in order; empty unless busy or draining
     known: OrderedDict[bytes, None] = msgspec.field(default_factory=OrderedDict)  # functions it holds, oldest use first
+    meanings: Meanings = msgspec.field(default_factory=Meanings)  # of module names; fits the modules of all it knows
     dropped: list[bytes] = msgspec.field(default_factory=list)  # known, but out of pool.holders until it is idle again
     expected_s: float = 0.0  # how long what it was sent will take: the sum over sent
     finished_at: float = 0.0  # when it last ended an attempt
     calls_done: int = 0
     killed: bool = False  # KillWorker was sent
+    renewed: bool = False  # killed so that a fresh one can take modules that do not fit: counted as coming
     unwell: str = ""  # what WorkerUnwell said
     timer: Timer | None = None  # starting: the start's limit; draining: the next harsher step
     history: deque[str] = msgspec.field(default_factory=_history)

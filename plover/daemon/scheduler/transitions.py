@@ -68,6 +68,9 @@ TABLE: tuple[Transition, ...] = (
     Transition("worker", "starting", "died", "gone", "`WorkerGone` or `NestGone`: a failed start"),
     Transition("worker", "ready", "given_work", "busy", "a first call was sent to it"),
     Transition("worker", "ready", "unwell", "draining", "`WorkerUnwell`: its device context is broken"),
+    Transition(
+        "worker", "ready", "renewed", "draining", "its modules do not fit who waits: a fresh one (`KillWorker`)"
+    ),
     Transition("worker", "ready", "nest_stopped", "draining", "its nest is being stopped"),
     Transition("worker", "ready", "died", "gone", "`WorkerGone` or `NestGone`"),
     Transition("worker", "busy", "out_of_work", "ready", "all calls sent to it have ended"),

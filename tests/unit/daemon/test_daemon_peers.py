@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plover.daemon.peers import ClientPeer, Peers, WorkerPeer
+from plover.daemon.peers import ClientPeer, Peers
 
 SECRET = b"s" * 32
 
@@ -31,13 +31,6 @@ def test_a_client_without_it_is_not(peers: Peers, secret: bytes) -> None:
 def test_a_stranger_is_nobody(peers: Peers) -> None:
     assert peers.find(b"r9") is None
     peers.forget(b"r9")
-
-
-def test_a_worker_is_known_by_its_socket(peers: Peers) -> None:
-    peers.admit_worker(b"w1", 5)
-    assert peers.find(b"w1") == WorkerPeer(5)
-    peers.forget(b"w1")
-    assert peers.find(b"w1") is None
 
 
 def test_a_client_that_comes_back_leaves_its_earlier_connection(peers: Peers) -> None:

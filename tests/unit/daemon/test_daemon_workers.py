@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,23 +41,23 @@ class FakeLauncher:
 def launched(workers: Workers, number: int = 1) -> tuple[WorkerRecord, Any]:
     launcher = FakeLauncher()
     record = workers.add(number, nest=5)
-    record.launch(launcher)  # type: ignore[arg-type]
+    record.launch(launcher, socket.socket(socket.AF_UNIX))  # type: ignore[arg-type]
     return record, launcher
 
 
 def test_a_launch_hands_over_and_keeps_nothing_of_the_workers(workers: Workers) -> None:
     record, launcher = launched(workers)
     (spec,) = launcher.specs
-    assert (spec.worker, spec.nest, spec.token, spec.marker) == (1, 5, record.token, record.word)
-    for fd in (spec.stdout_fd, spec.stderr_fd, spec.records_fd, spec.page_fd):
+    assert (spec.worker, spec.nest, spec.marker) == (1, 5, record.word)
+    for fd in (spec.stdout_fd, spec.stderr_fd, spec.records_fd, spec.page_fd, spec.line_fd):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
     launcher.pages[0].close()
 
 
-def test_tokens_and_words_are_never_the_same(workers: Workers) -> None:
+def test_words_are_never_the_same(workers: Workers) -> None:
     one, two = launched(workers, 1)[0], launched(workers, 2)[0]
-    assert len({one.token, two.token, one.word, two.word}) == 4
+    assert one.word != two.word
 
 
 def test_it_is_found_by_number(workers: Workers) -> None:
@@ -66,19 +67,10 @@ def test_it_is_found_by_number(workers: Workers) -> None:
     assert len(workers) == 2
 
 
-def test_a_token_admits_once(workers: Workers) -> None:
-    record, _ = launched(workers)
-    assert workers.admit(b"guess", b"r0") is None
-    assert workers.admit(record.token, b"r1") is record
-    assert workers.admit(record.token, b"r2") is None
-    assert record.routing_id == b"r1"
-
-
-def test_a_worker_whose_end_was_told_is_admitted_no_more(workers: Workers) -> None:
+def test_a_worker_whose_end_was_told_is_known_no_more(workers: Workers) -> None:
     record, _ = launched(workers)
     assert workers.remove(1) is record
     assert workers.remove(1) is None
-    assert workers.admit(record.token, b"r1") is None
     record.close()
 
 
@@ -113,23 +105,3 @@ def test_its_name_for_people(workers: Workers) -> None:
     record.pid, record.sent = 77, [(3, 1)]
     assert record.name == "worker 1 (pid 77)"
     assert repr(record) == "<worker 1 (pid 77) pid=77 sent=[(3, 1)]>"
-
-
-def test_a_dead_worker_owes_the_results_of_what_its_page_says_has_ended(workers: Workers) -> None:
-    record, launcher = launched(workers)
-    for call in (1, 2, 3):
-        record.sent.append((call, 1))
-    page = launcher.pages[0]
-    assert not record.owes_results()  # nothing began
-    page.begin(1, 1)
-    assert not record.owes_results()  # the first was running
-    page.end()
-    assert record.owes_results()  # the first has ended
-    page.begin(2, 1)
-    assert record.owes_results()  # and the second was running
-    record.sent.remove((1, 1))
-    assert not record.owes_results()  # its result has come
-    page.end()
-    record.sent.remove((2, 1))
-    assert not record.owes_results()
-    page.close()

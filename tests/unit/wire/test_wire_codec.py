@@ -201,9 +201,10 @@ class TestDirections:
         assert refusal(codec.FROM_WORKER, codec.write(m.AskToEnd(False)))[1] == "worker"
 
     def test_a_stranger_may_only_say_hello(self) -> None:
-        hello = m.WorkerHello(b"t", 1, m.Versions("0", "3.11"), 0.1)
+        hello = m.Hello(b"c", b"s", m.Versions("0", "3.11"))
         assert codec.FROM_STRANGER.read(codec.write(hello)).message == hello
         assert refusal(codec.FROM_STRANGER, codec.write(m.Cancel(1)))[1] == "peer"
+        assert refusal(codec.FROM_STRANGER, codec.write(m.WorkerHello(1, m.Versions("0", "3.11"), 0.1)))[1] == "peer"
 
     def test_a_zygote_cannot_speak_as_a_worker(self) -> None:
         assert refusal(codec.FROM_ZYGOTE, codec.write(m.Unwell("why")))[1] == "zygote"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plover.bundles.format import BundleSet
 from plover.errors import WireError
 from plover.wire import codec
 from plover.wire import messages as m
@@ -45,7 +46,9 @@ def _values(kind: Any, packed: st.SearchStrategy[m.Packed]) -> st.SearchStrategy
         return packed
     if kind == m.Packed | None:
         return st.none() | packed
-    if kind in (m.CallOptions, m.Versions, m.Timings, m.Receipt, Logged, Warned):
+    if kind == m.Bundles:
+        return packed
+    if kind in (BundleSet, m.CallOptions, m.Versions, m.Timings, m.Receipt, Logged, Warned):
         return _fields(kind, packed)
     if kind is int or kind == tuple[int, ...]:
         numbers = st.integers(-(2**63), 2**64 - 1)
@@ -85,6 +88,8 @@ def _messages(draw: st.DrawFn, union: Any) -> tuple[list[Any], Any, list[bytes]]
     for name, kind in typing.get_type_hints(cls).items():
         if kind in (m.Packed, m.Packed | None) and values[name] is not None:
             values[name] = make(values[name])
+        elif kind == m.Bundles:
+            values[name] = tuple([(bytes([number]), each) for number, each in enumerate(make(values[name]))])
     message = cls(**values)
     return codec.write(message, draw(_INCARNATIONS), body), message, buffers
 
