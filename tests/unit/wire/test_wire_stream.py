@@ -96,6 +96,31 @@ class TestMessages:
         assert plain(found[0]) == [b"at last"]
         pair.close()
 
+    @pytest.mark.parametrize(
+        ("eager_s", "crowded_s", "looks"),
+        [
+            (0.0, 60.0, [0, None]),  # asleep at once
+            (60.0, 60.0, [0, 0, 0, 0]),  # awake until there is something
+            (60.0, -1.0, [0, 0, None]),  # asleep when others took the core
+        ],
+    )
+    def test_who_waits_is_awake_for_a_while(
+        self, eager_s: float, crowded_s: float, looks: list[int | None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Poll:
+            def __init__(self) -> None:
+                self.asked: list[int | None] = []
+
+            def poll(self, timeout_ms: int | None = None) -> list[tuple[int, int]]:
+                self.asked.append(timeout_ms)
+                return [(0, 1)] if timeout_ms is None or len(self.asked) == 4 else []
+
+        monkeypatch.setattr(stream, "_CROWDED_S", crowded_s)
+        pair, poll = Pair(eager_s=eager_s), Poll()
+        pair.far._wait(poll)  # type: ignore[arg-type]
+        assert poll.asked == looks
+        pair.close()
+
     @given(
         st.lists(
             st.lists(st.sampled_from([0, 1, 7, 8, 8192, 65527, 65528, 65529, 65536, 300_000]), min_size=1, max_size=4),
