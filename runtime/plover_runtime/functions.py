@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plover.serialize import Buffer, ClassNamespace, unpack
+from plover_runtime import skew
 
 LIMIT = 256
 
@@ -43,11 +44,17 @@ class Functions:
             self._live.move_to_end(digest)
         return function
 
-    def load(self, digest: bytes, payload: Sequence[Buffer]) -> LiveFunction:
-        """Make a payload live; raises whatever unpickling it raises, and keeps nothing then."""
+    def load(self, digest: bytes, payload: Sequence[Buffer], name: str = "the function") -> LiveFunction:
+        """Make a payload live; raises whatever unpickling it raises, or `VersionMismatch`, and keeps nothing then."""
         classes = ClassNamespace()
-        with classes.entered():
-            function = LiveFunction(unpack(payload), classes)
+        differs = skew.check(payload, name)
+        try:
+            with classes.entered():
+                function = LiveFunction(unpack(payload), classes)
+        except Exception as error:
+            if differs is not None:
+                error.add_note(differs)
+            raise
         self._live[digest] = function
         while len(self._live) > self._limit:
             self._live.popitem(last=False)

@@ -108,7 +108,7 @@ class Invoker:
                 raise refusal
             if function is None:
                 assert run.payload is not None
-                function = self._functions.load(run.function, incoming.take(run.payload))
+                function = self._functions.load(run.function, incoming.take(run.payload), run.name)
             with function.classes.entered():
                 args, kwargs = serialize.unpack(incoming.take(run.arguments))
             context.set_current(

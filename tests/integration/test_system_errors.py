@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 import plover
@@ -184,8 +186,6 @@ def test_retries_make_a_lost_call_succeed(tmp_path: Path) -> None:
         if os.path.getsize(counter) < 3:
             os._exit(1)
         return x, plover.current_call().attempt
-
-    import numpy as np
 
     future = die_twice.submit(np.zeros(100_000))
     x, attempt = future.result(PATIENCE_S)
@@ -493,3 +493,37 @@ def test_a_daemon_that_is_stopped_is_said_to_be_and_which_it_is(monkeypatch: pyt
             os.kill(running.pid, signal.SIGCONT)
         with plover.connect(running.address) as session:
             assert session.submit(gpu_function(lambda: 1)).result(PATIENCE_S) == 1
+
+
+def test_a_payload_of_other_package_versions_is_refused_by_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import cuda
+
+    from plover import versions
+
+    made = versions.of_stamp()
+    other = {**made, "numba-cuda": "99.1", "cupy": "99.2"}
+    monkeypatch.setattr(versions, "stamp", lambda: versions._STAMP + msgspec.msgpack.encode(other))
+
+    @gpu_function
+    @cuda.jit
+    def kernel(x: Any) -> None:
+        x[0] = 1
+
+    with pytest.raises(plover.VersionMismatch) as caught:
+        kernel[1, 1](np.zeros(1))
+    assert (caught.value.client, caught.value.daemon) == ("numba-cuda 99.1", f"numba-cuda {made['numba-cuda']}")
+    assert "kernel was made with numba-cuda 99.1" in str(caught.value)
+    assert "pip install 'numba-cuda==" in str(caught.value)
+    assert _works()  # a function that holds no kernel, made with the same versions
+
+
+def test_versions_that_do_no_harm_are_a_debug_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from plover import versions
+
+    other = {**versions.of_stamp(), "numba-cuda": "99.1"}
+    monkeypatch.setattr(versions, "stamp", lambda: versions._STAMP + msgspec.msgpack.encode(other))
+    caplog.set_level("DEBUG")
+    assert gpu_function(lambda: "a function of its own")() == "a function of its own"
+    assert [r.levelname for r in caplog.records if "numba-cuda 99.1 and here" in r.getMessage()] == ["DEBUG"]
