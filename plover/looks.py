@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from plover.wire.messages import CallOptions, Receipt
+from plover.wire.messages import CallOptions, HostDevices, Receipt
 
 if TYPE_CHECKING:
     from plover.client.connection import Connection
     from plover.client.futures import Future
 
 __all__ = [
+    "devices_text",
     "function_html",
     "function_text",
     "future_html",
@@ -149,7 +150,7 @@ def _error(future: Future[Any]) -> str:
 
 
 def session_text(address: str | None, connection: Connection | None, closed: bool) -> str:
-    """``<session with ipc:///run/d.sock: Plover 0.1.0, Python 3.11, pid 42, simulated, 2 calls pending>``."""
+    """``<session with ipc:///run/d.sock: Plover 0.1.0, Python 3.11, pid 42, 1 x H100 (cuda), 2 calls pending>``."""
     where = connection.address if connection is not None else address or "the default"
     rows = dict(_session_rows(connection, closed))
     rows.pop("tenant", None)
@@ -172,10 +173,15 @@ def _session_rows(connection: Connection | None, closed: bool) -> list[tuple[str
     welcome, count = connection.welcome, connection.pending
     return [
         ("daemon", f"Plover {welcome.versions.plover}, Python {welcome.versions.python}, pid {welcome.pid}"),
-        ("devices", "simulated" if welcome.simulated else "GPU"),
+        ("devices", devices_text(welcome.devices)),
         ("tenant", welcome.tenant),
         ("calls", f"{count or 'no'} call{'' if count == 1 else 's'} pending"),
     ]
+
+
+def devices_text(devices: Iterable[HostDevices]) -> str:
+    """``2 x NVIDIA H100 (cuda)``."""
+    return ", ".join(f"{each.count} x {each.model} ({each.kind})" for each in devices) or "no devices"
 
 
 # -- functions and kernels ---------------------------------------------------------------------------------------------

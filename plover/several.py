@@ -83,8 +83,9 @@ class _Member:
         return suited if suited >= count else 0
 
     def __str__(self) -> str:
-        has = ", ".join(f"{each.count} x {each.model} ({each.kind})" for each in self.devices) or "no devices"
-        return f"{self.address} has {has}" if self.away is None else f"{self.address} cannot be reached"
+        from plover.looks import devices_text
+
+        return f"{self.address} {'cannot be reached' if self.away else f'has {devices_text(self.devices)}'}"
 
 
 class SeveralDaemons(Session):

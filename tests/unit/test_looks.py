@@ -15,14 +15,15 @@ from plover.client.futures import Future
 from plover.decorator import GpuFunction
 from plover.errors import CallCancelled, DaemonLost, WorkerLost
 from plover.exceptions import pack_exception
-from plover.wire.messages import Receipt, Versions, Welcome
+from plover.wire.messages import HostDevices, Receipt, Versions, Welcome
 from tests.support.preconditions import needs_module
 
 cuda = needs_module("numba.cuda")
 cupy = needs_module("cupy")
 
 RECEIPT = Receipt(run_s=0.0012, worker="worker 1", devices=("simulated:0",), attempt=1, simulated=True)
-WELCOME = Welcome(7, "alice", Versions("0.1.0", "3.11"), 1, 1, 42, True)
+DEVICES = HostDevices("cuda", "H100", 2), HostDevices("cuda", "A100", 1)
+WELCOME = Welcome(7, "alice", Versions("0.1.0", "3.11"), 1, 1, 42, False, DEVICES)
 
 
 class FakeConnection:
@@ -156,12 +157,13 @@ class TestSessions:
         connected = session.Session()
         connected._connection = FakeConnection(pending=pending)  # type: ignore[assignment]
         assert repr(connected) == (
-            "<session with ipc:///run/d.sock: Plover 0.1.0, Python 3.11, pid 42, simulated, " + words + " pending>"
+            "<session with ipc:///run/d.sock: Plover 0.1.0, Python 3.11, pid 42, "
+            f"2 x H100 (cuda), 1 x A100 (cuda), {words} pending>"
         )
         assert _Table(connected._repr_html_()).rows == {
             "address": "ipc:///run/d.sock",
             "daemon": "Plover 0.1.0, Python 3.11, pid 42",
-            "devices": "simulated",
+            "devices": "2 x H100 (cuda), 1 x A100 (cuda)",
             "tenant": "alice",
             "calls": f"{words} pending",
         }
@@ -170,6 +172,9 @@ class TestSessions:
         lost = session.Session()
         lost._connection = FakeConnection(ended=DaemonLost("gone"))  # type: ignore[assignment]
         assert repr(lost) == "<session with ipc:///run/d.sock: lost (DaemonLost); the next call connects again>"
+
+    def test_a_host_without_devices(self) -> None:
+        assert looks.devices_text(()) == "no devices"
 
 
 @gpu_function(timeout=5, retries=2, gpu="H100:2")
