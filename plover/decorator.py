@@ -13,21 +13,7 @@ import inspect
 import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Generic,
-    Literal,
-    ParamSpec,
-    Protocol,
-    SupportsIndex,
-    TypeVar,
-    Unpack,
-    overload,
-)
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from plover import context, kernels, serialize
 from plover.options import Options, parse_options
@@ -46,10 +32,6 @@ __all__ = ["GpuFunction", "GpuKernel", "gpu_function"]
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
-
-#: The size of a grid or of a block, and what stands in ``kernel[blocks, threads, stream, shared memory bytes]``.
-Size = SupportsIndex | Sequence[SupportsIndex]
-Launch = tuple[Size, Size] | tuple[Size, Size, Literal[0] | None] | tuple[Size, Size, Literal[0] | None, int]
 
 
 class _Packed:
@@ -168,7 +150,7 @@ class GpuFunction(_Remote, Generic[P, R]):
             return self
         return GpuFunction(types.MethodType(self._target, instance), self._options)
 
-    def __getitem__(self, launch: Launch) -> GpuKernel:
+    def __getitem__(self, launch: kernels.Launch) -> GpuKernel:
         """A function has no launch configuration. This is for pyright, to which what `cuda.jit` returns is a function.
 
         Raises:
@@ -334,7 +316,7 @@ class GpuKernel(_Remote):
     def _name(self) -> str:
         return str(self._target.__name__)
 
-    def __getitem__(self, launch: Launch) -> GpuKernel:
+    def __getitem__(self, launch: kernels.Launch) -> GpuKernel:
         """Numba's launch configuration: ``kernel[blocks, threads]``, and then stream (0 only) and shared memory bytes."""
         if self._kind != "numba":
             raise TypeError(
@@ -402,24 +384,8 @@ class GpuKernel(_Remote):
             sent, arrays = (self._launch, marked, kwargs), marked
         else:
             sent, arrays = ((), args, kwargs), tuple(kernels.array_arguments(args, kwargs))
-        finish = functools.partial(_back_in_place, arrays)
+        finish = functools.partial(kernels.back_in_place, arrays)
         return self._send(sent, {}, waits=waits, session=session, finish=finish)
-
-
-def _back_in_place(arrays: Sequence[Any], outcome: tuple[Any, dict[int, Any]]) -> Any:
-    """Write what a kernel changed into the caller's own arrays; returns what it returned."""
-    value, changed = outcome
-    for index, content in changed.items():
-        array = arrays[index]
-        target = array.value if isinstance(array, kernels.KernelArgument) else array
-        if target.flags.writeable:
-            np.copyto(target, content)
-        elif target.tobytes() != content.tobytes():
-            raise ValueError(
-                f"array argument {index} of the kernel is read-only here, and the kernel wrote to it: pass a writable copy, "
-                "or cuda.In(…) if what is written does not matter"
-            )
-    return value
 
 
 def _done(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
@@ -441,23 +407,17 @@ def _leave(error: BaseException, future: Future[Any] | None) -> None:
     leave_out_ours(error, (future,) if future is not None else ())
 
 
-class _Launchable(Protocol):
-    """A kernel as a type checker sees it, if it sees one: ``kernel[blocks, threads](…)``."""
-
-    def __getitem__(self, launch: Any, /) -> Callable[..., Any]: ...
-
-
 class _Decorator(Protocol):
     """What `gpu_function(…options…)` returns: it keeps the signature of what it is applied to."""
 
     @overload
-    def __call__(self, target: _Launchable, /) -> GpuKernel: ...
+    def __call__(self, target: kernels.Launchable, /) -> GpuKernel: ...
     @overload
     def __call__(self, target: Callable[P, R], /) -> GpuFunction[P, R]: ...
 
 
 @overload
-def gpu_function(target: _Launchable, /) -> GpuKernel: ...
+def gpu_function(target: kernels.Launchable, /) -> GpuKernel: ...
 @overload
 def gpu_function(target: Callable[P, R], /) -> GpuFunction[P, R]: ...
 @overload

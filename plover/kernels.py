@@ -15,8 +15,8 @@ Assumes: attribute names of numba-cuda 0.2x-0.30 and CuPy 13-14, each read in on
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NoReturn, Protocol, SupportsIndex
 
 import msgspec
 import numpy as np
@@ -26,7 +26,10 @@ from plover.errors import NotSerializable
 __all__ = [
     "KernelArgument",
     "KernelLaunch",
+    "Launch",
+    "Launchable",
     "array_arguments",
+    "back_in_place",
     "kind_of",
     "mark_arguments",
     "python_function",
@@ -34,6 +37,9 @@ __all__ = [
 ]
 
 Kind = Literal["numba", "cupy"]
+#: The size of a grid or of a block, and what stands in ``kernel[blocks, threads, stream, shared memory bytes]``.
+Size = SupportsIndex | Sequence[SupportsIndex]
+Launch = tuple[Size, Size] | tuple[Size, Size, Literal[0] | None] | tuple[Size, Size, Literal[0] | None, int]
 Direction = Literal["in", "out", "inout"]
 
 _DISPATCHERS = {
@@ -68,6 +74,12 @@ _MODULE_STATE = (
 )
 #: The arguments of RawKernel and RawModule that both have.
 _RAW_OPTIONS = ("code", "options", "backend", "translate_cucomplex", "enable_cooperative_groups", "jitify")
+
+
+class Launchable(Protocol):
+    """A kernel as a type checker sees it, if it sees one: ``kernel[blocks, threads](…)``."""
+
+    def __getitem__(self, launch: Any, /) -> Callable[..., Any]: ...
 
 
 def _class_name(obj: Any) -> tuple[str, str]:
@@ -295,3 +307,19 @@ class KernelLaunch:
         arrays = list(array_arguments(args, kwargs))
         changed = {index: cupy.asnumpy(on_device[id(array)]) for index, array in enumerate(arrays)}
         return value, changed
+
+
+def back_in_place(arrays: Sequence[Any], outcome: tuple[Any, dict[int, Any]]) -> Any:
+    """Write what a kernel changed into the caller's own arrays; returns what it returned."""
+    value, changed = outcome
+    for index, content in changed.items():
+        array = arrays[index]
+        target = array.value if isinstance(array, KernelArgument) else array
+        if target.flags.writeable:
+            np.copyto(target, content)
+        elif target.tobytes() != content.tobytes():
+            raise ValueError(
+                f"array argument {index} of the kernel is read-only here, and the kernel wrote to it: pass a writable copy, "
+                "or cuda.In(…) if what is written does not matter"
+            )
+    return value

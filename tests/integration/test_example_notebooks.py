@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,10 @@ def test_first_steps() -> None:
     assert value(notebook, "magic-result") == "((501,), 50)"
 
 
-def test_the_error_of_first_steps_shows_both_lines() -> None:
-    trace = _COLOUR.sub("", "\n".join(outputs(fresh("first_steps"), "error")[0].traceback))
+@pytest.mark.parametrize("made", [saved, fresh])
+def test_the_error_of_first_steps_shows_both_lines_and_nothing_else(made: Callable[[str], Any]) -> None:
+    trace = _COLOUR.sub("", "\n".join(outputs(made("first_steps"), "error")[0].traceback))
+    assert re.findall(r"^(Cell|File) ", trace, re.MULTILINE) == ["Cell", "Cell"]
     assert re.search(r"-> \d+ mean\(\[\]\)", trace)
     assert re.search(r"-> \d+ +return float\(total\) / len\(values\)", trace)
     assert trace.rstrip().endswith("ZeroDivisionError: float division by zero")

@@ -132,11 +132,15 @@ def test_a_maps_progress_bar_is_shown_without_a_word_about_what_is_not_installed
 # -- the stop button ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "source", ["spin(PATH)  # the line", "%%gpu\nopen(PATH, 'w').write('begun\\n')\nwhile True: pass  # the line"]
+)
 def test_interrupting_the_kernel_cancels_the_call_and_nothing_else(
-    notebook: Kernel, daemon: Daemon, fifos: list[Fifo]
+    notebook: Kernel, daemon: Daemon, fifos: list[Fifo], source: str
 ) -> None:
     before = daemon.status()["scheduler"]["ended"].get("cancelled", 0)
-    cell = notebook.send(f"kept = 7\nspin({fifos[0].path!r})")
+    notebook.run("kept = 7")
+    cell = notebook.send(source.replace("PATH", repr(fifos[0].path)))
     fifos[0].wait()
     notebook.interrupt()
     notebook.wait(cell)

@@ -472,6 +472,10 @@ def test_what_a_function_does_to_builtins_ends_with_it() -> None:
 
 def test_a_daemon_that_was_killed_is_noticed_at_once() -> None:
     with daemon() as running:
+        with plover.connect(
+            running.address
+        ) as session:  # its nest is up: nothing is being forked, with copies of the socket
+            session.submit(gpu_function(lambda: 1)).result(PATIENCE_S)
         running.kill()
         began = time.monotonic()
         with pytest.raises(DaemonUnreachable, match=r"nobody listens at .*was killed if its socket is still there"):
