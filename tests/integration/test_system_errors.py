@@ -303,10 +303,13 @@ def test_cancelling_what_waits_and_what_runs(fifos: list[Fifo], tmp_path: Path) 
 def test_cancelling_what_swallows_every_exception_kills(fifos: list[Fifo]) -> None:
     @gpu_function
     def stubborn(begun: str) -> None:
-        with open(begun, "w") as fifo:
-            fifo.write("begun\n")
+        import os
+
+        fifo = [os.open(begun, os.O_WRONLY)]
         while True:
             try:
+                while fifo:  # in here, so that whatever comes from now on is swallowed
+                    os.write(fifo.pop(), b"begun\n")
                 while True:
                     pass
             except BaseException:
