@@ -32,6 +32,7 @@ __all__ = [
     "receipt_html",
     "session_html",
     "session_text",
+    "several_html",
     "table",
 ]
 
@@ -177,6 +178,16 @@ def _session_rows(connection: Connection | None, closed: bool) -> list[tuple[str
         ("tenant", welcome.tenant),
         ("calls", f"{count or 'no'} call{'' if count == 1 else 's'} pending"),
     ]
+
+
+def several_html(members: Iterable[tuple[str, bool, Connection | None]]) -> str:
+    """A session with several daemons: a row for each, by its address, whether it is away, and its connection."""
+    rows: Rows = []
+    for address, away, connection in members:
+        said = dict(_session_rows(connection, closed=False))
+        words = [said["state"]] if "state" in said else [said["devices"], said["calls"]]
+        rows.append((address, "away" if away else ", ".join(words)))
+    return table(f"session with {len(rows)} daemons", rows)
 
 
 def devices_text(devices: Iterable[HostDevices]) -> str:

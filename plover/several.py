@@ -85,7 +85,11 @@ class _Member:
     def __str__(self) -> str:
         from plover.looks import devices_text
 
-        return f"{self.address} {'cannot be reached' if self.away else f'has {devices_text(self.devices)}'}"
+        return (
+            f"{self.address} has {devices_text(self.devices)}"
+            if self.away is None
+            else f"{self.address} cannot be reached"
+        )
 
 
 class SeveralDaemons(Session):
@@ -109,20 +113,17 @@ class SeveralDaemons(Session):
         self._turns = itertools.count()
 
     def __repr__(self) -> str:
-        return f"<session with {len(self._members)} daemons: {', '.join(map(' '.join, self._rows()))}>"
-
-    def _repr_html_(self) -> str:
-        from plover.looks import table
-
-        return table(f"session with {len(self._members)} daemons", self._rows())
-
-    def _rows(self) -> list[tuple[str, str]]:
-        rows = []
+        members = []
         for member in self._members:
             connection = member.session.peek()
             count = connection.pending if connection is not None else 0
-            rows.append((member.address, "(away)" if member.away is not None else f"({count} pending)"))
-        return rows
+            members.append(f"{member.address} ({'away' if member.away is not None else f'{count} pending'})")
+        return f"<session with {len(members)} daemons: {', '.join(members)}>"
+
+    def _repr_html_(self) -> str:
+        from plover.looks import several_html
+
+        return several_html((each.address, each.away is not None, each.session.peek()) for each in self._members)
 
     def connection(self) -> Connection:
         """The connection to one that can be reached; all are met now, and those that cannot be are warned of.

@@ -15,6 +15,7 @@ from plover.client.futures import Future
 from plover.decorator import GpuFunction
 from plover.errors import CallCancelled, DaemonLost, WorkerLost
 from plover.exceptions import pack_exception
+from plover.several import SeveralDaemons
 from plover.wire.messages import HostDevices, Receipt, Versions, Welcome
 from tests.support.preconditions import needs_module
 
@@ -22,8 +23,16 @@ cuda = needs_module("numba.cuda")
 cupy = needs_module("cupy")
 
 RECEIPT = Receipt(run_s=0.0012, worker="worker 1", devices=("simulated:0",), attempt=1, simulated=True)
-DEVICES = HostDevices("cuda", "H100", 2), HostDevices("cuda", "A100", 1)
-WELCOME = Welcome(7, "alice", Versions("0.1.0", "3.11"), 1, 1, 42, False, DEVICES)
+WELCOME = Welcome(
+    7,
+    "alice",
+    Versions("0.1.0", "3.11"),
+    1,
+    1,
+    42,
+    False,
+    (HostDevices("cuda", "H100", 2), HostDevices("cuda", "A100", 1)),
+)
 
 
 class FakeConnection:
@@ -157,8 +166,9 @@ class TestSessions:
         connected = session.Session()
         connected._connection = FakeConnection(pending=pending)  # type: ignore[assignment]
         assert repr(connected) == (
-            "<session with ipc:///run/d.sock: Plover 0.1.0, Python 3.11, pid 42, "
-            f"2 x H100 (cuda), 1 x A100 (cuda), {words} pending>"
+            "<session with ipc:///run/d.sock: Plover 0.1.0, Python 3.11, pid 42, 2 x H100 (cuda), 1 x A100 (cuda), "
+            + words
+            + " pending>"
         )
         assert _Table(connected._repr_html_()).rows == {
             "address": "ipc:///run/d.sock",
@@ -172,6 +182,18 @@ class TestSessions:
         lost = session.Session()
         lost._connection = FakeConnection(ended=DaemonLost("gone"))  # type: ignore[assignment]
         assert repr(lost) == "<session with ipc:///run/d.sock: lost (DaemonLost); the next call connects again>"
+
+    def test_one_with_several_daemons(self) -> None:
+        several = SeveralDaemons(["ipc:///a.sock", "ipc:///b.sock", "ipc:///c.sock"])
+        several._members[1].session._connection = FakeConnection(pending=3)  # type: ignore[assignment]
+        several._members[2].away = DaemonLost("gone")
+        table = _Table(several._repr_html_())
+        assert table.title == "session with 3 daemons"
+        assert table.rows == {
+            "ipc:///a.sock": "no connection yet",
+            "ipc:///b.sock": "2 x H100 (cuda), 1 x A100 (cuda), 3 calls pending",
+            "ipc:///c.sock": "away",
+        }
 
     def test_a_host_without_devices(self) -> None:
         assert looks.devices_text(()) == "no devices"
