@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from plover.daemon.launchers import base
+from plover.daemon.outcomes import death
 from plover.daemon.output import Piece
 from plover.daemon.peers import Peers
 from plover.daemon.pipes import Pipes
@@ -103,7 +104,7 @@ class News:
         self._pipes.forget(worker)
         if worker.routing_id is not None:
             self._peers.forget(worker.routing_id)
-        log.info("%s ended: exit code %s, signal %s %s", worker.name, news.exit_code, news.signal, news.reason)
+        log.info("%s ended: %s", worker.name, death(news.exit_code, news.signal, news.reason))
         self._happen(
             e.WorkerGone(
                 worker=worker.number,

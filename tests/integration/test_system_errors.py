@@ -146,7 +146,9 @@ def test_a_script_prints_the_remote_frames_with_their_source(daemon: Daemon) -> 
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "exit", "abort"])
-def test_a_worker_that_dies_in_a_call_is_told_with_its_last_words_and_replaced(how: str, capfd: Any) -> None:
+def test_a_worker_that_dies_in_a_call_is_told_with_its_last_words_and_replaced(
+    how: str, capfd: Any, daemon: Daemon
+) -> None:
     @gpu_function
     def die() -> None:
         print("last words")
@@ -170,6 +172,9 @@ def test_a_worker_that_dies_in_a_call_is_told_with_its_last_words_and_replaced(h
     assert "last words" in str(error)
     assert "last words\n" in capfd.readouterr().out
     assert _works()
+    said = f"exit code {error.exit_code}" if error.signal is None else f"killed by signal {error.signal} ("
+    assert f" ended: {said}" in daemon.log()
+    assert "None" not in daemon.log()
 
 
 def test_retries_make_a_lost_call_succeed(tmp_path: Path) -> None:
@@ -200,8 +205,9 @@ def test_retries_end(tmp_path: Path) -> None:
             file.write("x")
         os._exit(1)
 
-    with pytest.raises(plover.WorkerLost):
+    with pytest.raises(plover.WorkerLost, match="It was tried 2 times and its worker died each time") as caught:
         die()
+    assert "retries" not in str(caught.value)
     assert os.path.getsize(counter) == 2
 
 
