@@ -14,6 +14,7 @@ import contextlib
 import socket as sockets
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -85,7 +86,10 @@ def open_way(target: Target) -> Way:
     """
     match addresses.parse(target.address):
         case addresses.Ipc(path):
-            return Way(addresses.read_secret(path))
+            secret = addresses.read_secret(path)
+            if not addresses.is_alive(path):
+                raise _nobody_listens(path)
+            return Way(secret)
         case addresses.Tcp() as tcp:
             return _by_keys(target, tcp)
         case addresses.Ssh() as ssh:
@@ -93,6 +97,14 @@ def open_way(target: Target) -> Way:
 
             tunnel = Tunnel(target.address, ssh, target.command)
             return Way(tunnel.secret, tunnel.plug, close=tunnel.close)
+
+
+def _nobody_listens(path: Path) -> DaemonUnreachable:
+    left = " (its socket is still there: it was killed, or its machine went down)" if path.exists() else ""
+    return DaemonUnreachable(
+        f"no daemon runs at ipc://{path}{left}: start one with `plover start --bind ipc://{path}`",
+        address=f"ipc://{path}",
+    )
 
 
 # -- tcp ---------------------------------------------------------------------------------------------------------------

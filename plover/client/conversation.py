@@ -304,11 +304,9 @@ class Conversation:
 
     def unreachable(self, waited_s: float) -> DaemonUnreachable:
         """Nobody answered."""
-        return DaemonUnreachable(
-            f"no daemon answered at {self._address} within {waited_s:g} s: see whether one runs there with "
-            "`plover status`, and start it with `plover start`",
-            address=self._address,
-        )
+        from plover.client import silence
+
+        return DaemonUnreachable(silence.explain(self._address, waited_s), address=self._address)
 
     def _no_handshake(self) -> PloverError:
         if self.welcome is None:
