@@ -36,6 +36,7 @@ __all__ = [
     "Tcp",
     "default_directory",
     "is_alive",
+    "listener",
     "make_directory",
     "parse",
     "parse_bind",
@@ -196,12 +197,22 @@ def make_directory(path: Path) -> None:
     """A directory that only this user can enter, made or checked.
 
     Raises:
-        AccessDenied: it is somebody else's, or open to others.
+        AccessDenied: it is somebody else's, open to others, not to be written to, or cannot be made.
     """
     missing = [path, *path.parents]
-    for directory in reversed([each for each in missing if not each.exists()]):
-        directory.mkdir(mode=0o700, exist_ok=True)  # with parents=True these would be open to others
+    try:
+        for directory in reversed([each for each in missing if not each.exists()]):
+            directory.mkdir(mode=0o700, exist_ok=True)  # with parents=True these would be open to others
+    except OSError as error:
+        raise AccessDenied(
+            f"the directory {path} cannot be made ({error.strerror} at {error.filename}): choose another path, where you may "
+            "make one"
+        ) from None
+    if not path.is_dir():
+        raise AccessDenied(f"{path} is a file, and a daemon needs a directory there: choose another path")
     _check_private(path)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise AccessDenied(f"{path} cannot be written to by you: choose another path, or `chmod u+wx` it")
 
 
 def _check_private(path: Path) -> None:
@@ -266,27 +277,21 @@ def read_secret(socket_file: Path) -> bytes:
         raise AccessDenied(f"{path} cannot be read: the daemon there belongs to another user") from None
 
 
+def is_alive(socket_file: Path) -> bool:
+    """Whether somebody listens at a socket; one that a dead daemon left behind says no."""
+    return listener(socket_file) is not None
+
+
 def listener(socket_file: Path) -> int | None:
-    """The process that listens at a socket, 0 where the system does not say which; None if nobody does."""
+    """The pid of whoever listens at a socket, 0 where that cannot be told; None where nobody does."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(socket_file))
+        except (BlockingIOError, TimeoutError):
+            return 0  # so many wait to be let in that the kernel takes no more: somebody listens, and does nothing
         except OSError:
             return None
         if not hasattr(socket, "SO_PEERCRED"):
             return 0
-        # unix(7): the credentials are those of who called listen, so a daemon that is stopped is known by them, too.
-        (pid,) = struct.unpack_from("i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return int(pid)
-
-
-def is_alive(socket_file: Path) -> bool:
-    """Whether somebody listens at a socket; one that a dead daemon left behind says no."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(socket_file))
-        except OSError:
-            return False
-        return True
+        return int(struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])

@@ -128,4 +128,4 @@ def _seconds(name: str, value: Any) -> float | None:
 def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31:
         return value
-    raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
+    raise ValueError(f"{name} is a whole number from {least} to {(1 << 31) - 1}, not {value!r}")

@@ -14,6 +14,7 @@ import contextlib
 import socket as sockets
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,12 +87,8 @@ def open_way(target: Target) -> Way:
     match addresses.parse(target.address):
         case addresses.Ipc(path):
             secret = addresses.read_secret(path)
-            if addresses.listener(path) is None:
-                raise DaemonUnreachable(
-                    f"nobody listens at {path}: the daemon that was there has ended, and was killed if its socket is still "
-                    f"there. Start one with `plover start --bind ipc://{path}`",
-                    address=target.address,
-                )
+            if not addresses.is_alive(path):
+                raise _nobody_listens(path)
             return Way(secret)
         case addresses.Tcp() as tcp:
             return _by_keys(target, tcp)
@@ -100,6 +97,14 @@ def open_way(target: Target) -> Way:
 
             tunnel = Tunnel(target.address, ssh, target.command)
             return Way(tunnel.secret, tunnel.plug, close=tunnel.close)
+
+
+def _nobody_listens(path: Path) -> DaemonUnreachable:
+    left = " (its socket is still there: it was killed, or its machine went down)" if path.exists() else ""
+    return DaemonUnreachable(
+        f"no daemon runs at ipc://{path}{left}: start one with `plover start --bind ipc://{path}`",
+        address=f"ipc://{path}",
+    )
 
 
 # -- tcp ---------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from plover import addresses, keys, profiles
-from plover.errors import DaemonUnreachable, PloverError
+from plover.errors import AccessDenied, PloverError
 from plover.profiles import Target
 from plover.versions import PLOVER, PYTHON
 from plover.wire import messages as m
@@ -47,13 +47,13 @@ def connected(target: Target) -> Iterator[tuple[Connection, Look | None]]:
     """A connection to a daemon, for as long as it is needed; raises as `ways.open_way` does."""
     from plover.ways import open_way
 
+    if target.address.startswith("tcp://") and not keys.has_client_key():  # a look must not leave a key behind
+        raise AccessDenied(
+            f"you have no key yet, and {target.address} lets only known keys in: `plover keys show` makes one, and says what "
+            "to give to the daemon's operator"
+        )
     way = open_way(target)
     try:
-        if target.address.startswith("ipc://") and not addresses.is_alive(addresses.socket_path(target.address)):
-            raise DaemonUnreachable(
-                f"no daemon runs at {target.address}: start one with `plover start --bind {target.address}`",
-                address=target.address,
-            )
         connection = way.connect(target.address)
         try:
             yield connection, way.look
@@ -79,7 +79,7 @@ def examine(address: str) -> tuple[list[str], bool]:
     try:
         target = profiles.find(address)
         lines += ["", "where", f"  {target.address}" + (f" ({target.source})" if target.source else "")]
-        if target.address.startswith("tcp://"):
+        if target.address.startswith("tcp://") and keys.has_client_key():
             lines.append(f"  this user's key: {keys.client_key().public}")
         with connected(target) as (connection, look):
             document, took_s = round_trip(connection)

@@ -21,7 +21,7 @@ from typing import Any
 
 import zmq
 
-from plover import addresses, errors
+from plover import errors
 from plover.client.calls import PendingCall, PendingCalls
 from plover.client.link import Link
 from plover.errors import DaemonLost, DaemonUnreachable, PloverError, WireError
@@ -305,20 +305,9 @@ class Conversation:
 
     def unreachable(self, waited_s: float) -> DaemonUnreachable:
         """Nobody answered."""
-        where = addresses.parse(str(self._address))
-        pid = addresses.listener(where.path) if isinstance(where, addresses.Ipc) else None
-        if pid:
-            said = (
-                f"the daemon at {self._address} (pid {pid}) did not answer within {waited_s:g} s: it is stopped or hangs. "
-                f"`kill -CONT {pid}` wakes one that was stopped; `kill -KILL {pid}` ends it with its workers, and "
-                "`plover start` starts another"
-            )
-        else:
-            said = (
-                f"no daemon answered at {self._address} within {waited_s:g} s: see whether one runs there, "
-                "and start it with `plover start`"
-            )
-        return DaemonUnreachable(said, address=self._address)
+        from plover.client import silence
+
+        return DaemonUnreachable(silence.explain(self._address, waited_s), address=self._address)
 
     def _no_handshake(self) -> PloverError:
         if self.welcome is None:

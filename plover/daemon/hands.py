@@ -175,7 +175,9 @@ class Hands:
             assert not isinstance(outcome, c.FromWorker)
             worker = call.worker
             last = worker.output.last.decode("utf-8", "backslashreplace").strip() if worker is not None else ""
-            error, reason, facts = describe(outcome, str(call), worker.name if worker is not None else "", last)
+            error, reason, facts = describe(
+                outcome, str(call), worker.name if worker is not None else "", last, command.attempt
+            )
             call.result = None
             message = m.Outcome(command.submission, "ended", call.receipt(command), (), error, reason, facts)
         self._post.send_to_client(command.client, message, body)

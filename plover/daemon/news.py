@@ -11,6 +11,7 @@ from typing import assert_never
 
 from plover.daemon.launchers import base
 from plover.daemon.lines import Lines
+from plover.daemon.outcomes import death
 from plover.daemon.output import Piece
 from plover.daemon.pipes import Pipes
 from plover.daemon.scheduler import events as e
@@ -85,7 +86,7 @@ class News:
         self._workers.remove(news.worker)
         self._show(worker.output.drain())
         self._pipes.forget(worker)
-        log.info("%s ended: exit code %s, signal %s %s", worker.name, news.exit_code, news.signal, news.reason)
+        log.info("%s ended: %s", worker.name, death(news.exit_code, news.signal, news.reason))
         self._happen(
             e.WorkerGone(
                 worker=worker.number,

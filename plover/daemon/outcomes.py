@@ -10,13 +10,13 @@ from typing import assert_never
 
 from plover.daemon.scheduler import commands as c
 
-__all__ = ["describe"]
+__all__ = ["death", "describe"]
 
 Facts = dict[str, str | int | float | bool | None]
 
 
 def describe(
-    outcome: c.Lost | c.TimedOut | c.Cancelled | c.Refused, call: str, worker: str, output: str
+    outcome: c.Lost | c.TimedOut | c.Cancelled | c.Refused, call: str, worker: str, output: str, attempts: int = 1
 ) -> tuple[str, str, Facts]:
     """An outcome that the daemon itself decided: the exception's name, its text, and its attributes.
 
@@ -25,12 +25,13 @@ def describe(
         call: the call as people know it: its function's name and its id.
         worker: which worker ran it last, "" for none.
         output: the last lines that the worker wrote.
+        attempts: how often it was tried.
     """
     match outcome:
         case c.Lost():
             return (
                 "WorkerLost",
-                _lost(outcome, call, worker, output),
+                _lost(outcome, call, worker, output, attempts),
                 {
                     "worker": worker,
                     "exit_code": outcome.exit_code,
@@ -57,9 +58,14 @@ def describe(
                 ),
                 {"phase": phase, "limit_s": limit},
             )
-        case c.Cancelled(tier=tier):
+        case c.Cancelled(tier=tier, stopped=stopped):
             how = {"queue": "before it ran", "interrupt": "while it ran", "kill": "by killing its worker"}[tier]
-            return "CallCancelled", f"{call} was cancelled {how}", {"tier": tier}
+            text = f"{call} was cancelled {how}"
+            if stopped:
+                text += (
+                    ": the daemon was stopped by its operator. Start it again with `plover start`, or use another one"
+                )
+            return "CallCancelled", text, {"tier": tier}
         case c.Refused(error=error, reason=reason, versions=versions):
             facts: Facts = {} if versions is None else {"client": versions.client, "daemon": versions.daemon}
             return error, f"{call} was refused: {reason}", facts
@@ -67,7 +73,7 @@ def describe(
             assert_never(outcome)
 
 
-def _lost(outcome: c.Lost, call: str, worker: str, output: str) -> str:
+def _lost(outcome: c.Lost, call: str, worker: str, output: str, attempts: int) -> str:
     if outcome.out_of_memory:
         how = "the kernel killed it for memory: work on less at a time, or give the host more"
     elif outcome.signal is not None:
@@ -79,11 +85,20 @@ def _lost(outcome: c.Lost, call: str, worker: str, output: str) -> str:
     text = f"{call} was lost with {worker or 'its worker'}, which died while it ran it: {how}."
     if output:
         text += "\nIts last lines were:\n" + "\n".join(f"    {line}" for line in output.splitlines()[-10:]) + "\n"
-    return (
-        text
-        + ("" if text.endswith("\n") else " ")
-        + "If it may run twice, let it be tried again with .options(retries=…)"
-    )
+    if attempts > 1:
+        advice = f"It was tried {attempts} times and its worker died each time: see what it does to it"
+    else:
+        advice = "If it may run twice, let it be tried again with .options(retries=…)"
+    return text + ("" if text.endswith("\n") else " ") + advice
+
+
+def death(exit_code: int | None, signal_number: int | None, reason: str) -> str:
+    """How a process ended, for a log."""
+    if signal_number is not None:
+        how = f"killed by signal {signal_number} ({_signal_name(signal_number)})"
+    else:
+        how = f"exit code {exit_code}" if exit_code is not None else ""
+    return ", ".join(filter(None, (how, reason))) or "nobody knows how"
 
 
 def _signal_name(number: int) -> str:

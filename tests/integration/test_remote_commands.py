@@ -159,7 +159,20 @@ def test_doctor_and_status_from_the_clients_side(gpu1: Host, alice: User) -> Non
     assert re.search(r"you: tenant alice, [\d.]+ ms away", out)
 
 
+def test_a_look_at_a_daemon_elsewhere_leaves_no_key_behind(gpu1: Host, me: User) -> None:
+    code, _, errors = command("status", "--address", gpu1.tcp)
+    assert code == 1
+    assert errors == (
+        f"plover: you have no key yet, and {gpu1.tcp} lets only known keys in: `plover keys show` makes one, and says "
+        "what to give to the daemon's operator\n"
+    )
+    code, out, _ = command("doctor", "--address", gpu1.tcp)
+    assert (code, "you have no key yet" in out) == (1, True)
+    assert not (me.configuration / "plover").exists()
+
+
 def test_doctor_says_why_not(gpu1: Host, me: User) -> None:
+    me.line()  # which makes a key
     code, out, _ = command("doctor", "--address", gpu1.tcp)
     assert code == 1
     assert "not to be used: the key of the daemon at" in out

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 import plover
 from plover import gpu_function
+from plover.client import conversation
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo, Mark, daemon, read_line, script
 from tests.support.daemons import plover as command
 
@@ -84,9 +86,26 @@ def test_doctor() -> None:
 
 
 def test_a_wrong_command_is_a_wrong_use() -> None:
-    assert command("nonsense")[0] == 2
     assert command()[0] == 2
+    code, out, errors = command("nonsense")
+    assert (code, out) == (2, "")
+    assert errors == (
+        "plover: there is no command 'nonsense': there are start, stop, drain, status, doctor, keys. "
+        "`plover --help` says what each does\n"
+    )
     assert command("--version")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["strat"], "plover start"), (["Status"], "plover status"), (["keys", "trsut"], "plover keys trust")],
+)
+def test_a_command_with_a_typo_is_one_line_that_names_the_one_that_is_meant(typed: list[str], meant: str) -> None:
+    code, _, errors = command(*typed)
+    assert code == 2
+    assert f"there is no command {typed[-1]!r}: did you mean `{meant}`?" in errors
+    assert errors.count("\n") == 1
+    assert "whereabouts" not in errors
 
 
 # -- what start refuses ------------------------------------------------------------------------------------------------
@@ -176,6 +195,23 @@ def test_other_nonsense_is_refused_in_a_line(mark: Mark, arguments: list[str], w
     assert words in _refused(mark, *arguments)
 
 
+def _state_refused(mark: Mark, state: str, *arguments: str) -> str:
+    return _refused(mark, "--bind", f"ipc://{mark.directory}/s/d.sock", "--state-dir", state, *arguments)
+
+
+@pytest.mark.parametrize("detach", [[], ["--detach"]], ids=["", "detached"])
+def test_a_state_directory_that_cannot_be_one_is_refused_in_a_line(mark: Mark, detach: list[str]) -> None:
+    file = mark.directory / "file"
+    file.touch(0o600)
+    assert _state_refused(mark, str(file), *detach) == (
+        f"plover: {file} is a file, and a daemon needs a directory there: choose another path"
+    )
+    reason = _state_refused(mark, str(file / "below"), *detach)
+    assert reason.startswith(f"plover: the directory {file}/below cannot be made (Not a directory at ")
+    reason = _state_refused(mark, "/proc/plover/state", *detach)
+    assert reason.startswith("plover: the directory /proc/plover/state cannot be made (")
+
+
 # -- ending ------------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +256,7 @@ def test_stop_cancels_and_ends(fifos: list[Fifo]) -> None:
             except (plover.CallCancelled, plover.DaemonLost) as caught:
                 error = caught
             assert isinstance(error, plover.CallCancelled), error
+            assert ": the daemon was stopped by its operator. Start it again with `plover start`" in str(error)
 
 
 def test_sigint_drains(fifos: list[Fifo]) -> None:
@@ -287,6 +324,39 @@ def test_detach_returns_when_clients_can_connect(mark: Mark) -> None:
     assert code == 0, errors
     assert pids
     assert not (mark.directory / "s" / "d.sock").exists()
+
+
+def test_a_socket_that_a_killed_daemon_left_is_noticed_at_once(mark: Mark) -> None:
+    dead = Daemon(mark=mark)
+    dead.kill()
+    assert dead.socket.exists()
+    begun = time.monotonic()
+    for attempt in (plover.connect, lambda address: plover.Session(address).submit(lambda: 1)):
+        with pytest.raises(plover.DaemonUnreachable) as caught:
+            attempt(dead.address)
+        assert str(caught.value) == (
+            f"no daemon runs at {dead.address} (its socket is still there: it was killed, or its machine went down): "
+            f"start one with `plover start --bind {dead.address}`"
+        )
+    assert time.monotonic() - begun < 2
+    assert command("status", "--address", dead.address)[2] == f"plover: {caught.value}\n"
+
+
+def test_a_daemon_that_is_stopped_is_named_with_what_lets_it_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "HANDSHAKE_S", 0.5)
+    with daemon() as own:
+        os.kill(own.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, own.pid, os.WSTOPPED | os.WNOWAIT)
+        try:
+            with pytest.raises(plover.DaemonUnreachable) as caught:
+                plover.connect(own.address)
+            code, _, errors = command("status", "--address", own.address)
+        finally:
+            os.kill(own.pid, signal.SIGCONT)
+    for text in (str(caught.value), errors):
+        assert f"no daemon answered at {own.address} within 0.5 s. Process {own.pid}, '" in text
+        assert f"is stopped (SIGSTOP, Ctrl-Z or a debugger): `kill -CONT {own.pid}` lets it go on" in text
+    assert code == 1
 
 
 def test_a_socket_that_a_dead_daemon_left_is_taken_over(mark: Mark) -> None:

@@ -69,7 +69,7 @@ def test_whole_numbers() -> None:
     ],
 )
 def test_whole_numbers_that_make_no_sense(name: str, value: Any, least: int) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is a whole number of at least {least}, not "):
+    with pytest.raises(ValueError, match=f"^{name} is a whole number from {least} to 2147483647, not "):
         parse(**{name: value})
 
 

@@ -309,7 +309,7 @@ class Attempts:
     def cancel(self, call: Call, now: float) -> None:
         """Nobody wants an unfinished call any more."""
         if call.worker is None:
-            self._results.end(call, "cancelled", Cancelled("queue"), now)
+            self._results.end(call, "cancelled", Cancelled("queue", self._world.phase == "stopping"), now)
         elif call.ending is None:
             self._stop(call, call.worker, "cancel", now)
 
@@ -338,7 +338,7 @@ class Attempts:
         if call.ending == "timeout":
             self._results.end(call, "ran_too_long", TimedOut("run", call.timeout_s or 0.0), now)
         else:
-            self._results.end(call, "cancelled", Cancelled(tier), now)
+            self._results.end(call, "cancelled", Cancelled(tier, self._world.phase == "stopping"), now)
 
     # -- clients that leave --------------------------------------------------------------------------------------------
 

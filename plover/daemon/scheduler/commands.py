@@ -37,9 +37,12 @@ class TimedOut(msgspec.Struct, frozen=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """The call was cancelled: before it ran, by an interrupt of its code, or by killing its worker."""
+    """The call was cancelled: before it ran, by an interrupt of its code, or by killing its worker. `stopped`: because the
+    daemon is being stopped.
+    """
 
     tier: Literal["queue", "interrupt", "kill"]
+    stopped: bool = False
 
 
 class Versions(msgspec.Struct, frozen=True):

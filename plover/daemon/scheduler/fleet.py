@@ -218,8 +218,10 @@ class Fleet:
     def nest_gone(self, nest: Nest, event: NestGone, now: float) -> None:
         """A nest is dead, and with it its workers; its devices are free for others."""
         world = self._world
-        if nest.state == "creating" or any(worker.state == "starting" for worker in nest.workers):
+        if nest.state == "creating":
             self._start_failed(nest, f"nest {nest.number} did not start: {event.reason}", now)
+        elif any(worker.state == "starting" for worker in nest.workers):
+            self._start_failed(nest, f"nest {nest.number} ended while a worker of it started: {event.reason}", now)
         why = nest.stop_reason or event.reason
         move_nest(nest, "died")
         _disarm(nest)

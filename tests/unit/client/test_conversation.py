@@ -126,7 +126,8 @@ def test_nobody_answers() -> None:
     talk.talk.keep_time(talk.link, HANDSHAKE_S)
     assert isinstance(talk.talk.ended, DaemonUnreachable)
     assert str(talk.talk.ended) == (
-        "no daemon answered at ipc:///d.sock within 10 s: see whether one runs there, and start it with `plover start`"
+        "no daemon answered at ipc:///d.sock within 10 s: nobody listens there now. Start one with "
+        "`plover start --bind ipc:///d.sock`"
     )
 
 

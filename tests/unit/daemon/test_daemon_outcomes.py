@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from plover import errors
-from plover.daemon.outcomes import describe
+from plover.daemon.outcomes import death, describe
 from plover.daemon.scheduler import commands as c
 
 CALL = "saxpy (c-1)"
@@ -49,6 +49,31 @@ def test_a_lost_call(outcome: c.Lost, how: str) -> None:
         "out_of_memory": outcome.out_of_memory,
         "output": "",
     }
+
+
+def test_a_lost_call_that_was_tried_as_often_as_it_may_be() -> None:
+    _, text, _ = describe(c.Lost("died", 3), CALL, "worker 3", "", attempts=3)
+    assert text.endswith(
+        "it exited with code 3. It was tried 3 times and its worker died each time: see what it does to it"
+    )
+    assert "retries" not in text
+
+
+def test_how_a_process_ended_in_a_log() -> None:
+    assert death(3, None, "") == "exit code 3"
+    assert death(0, None, "told to") == "exit code 0, told to"
+    assert death(None, 9, "") == "killed by signal 9 (SIGKILL)"
+    assert death(None, None, "its nest ended") == "its nest ended"
+    assert death(None, None, "") == "nobody knows how"
+
+
+def test_a_call_that_was_cancelled_because_the_daemon_was_stopped() -> None:
+    _, text, facts = told(c.Cancelled("queue", stopped=True))
+    assert text == (
+        f"{CALL} was cancelled before it ran: the daemon was stopped by its operator. Start it again with `plover start`, "
+        "or use another one"
+    )
+    assert facts == {"tier": "queue"}
 
 
 def test_a_lost_call_of_no_known_worker() -> None:

@@ -227,6 +227,16 @@ def test_a_slot_of_several_devices_that_does_not_start_is_held_against_all_of_th
     assert "2 of them broken (the last failure: nest 2 did not start: no NVLink)" in refused.reason
 
 
+def test_a_nest_that_ends_later_is_not_said_not_to_have_started() -> None:
+    desk = Desk("sim", start_failures=1)
+    desk.tell(ev.WorkerGone(worker=1, begun=None, signal=9))
+    assert desk.one(cmd.StartWorker).nest == 1
+    desk.tell(ev.NestGone(nest=1, reason="its zygote was killed"))
+    assert next(iter(desk.scheduler.world.devices.values())).last_failure == (
+        "nest 1 ended while a worker of it started: its zygote was killed"
+    )
+
+
 def test_a_slot_with_a_device_that_broke_before_counts_on_for_the_others_only() -> None:
     desk = Desk("H100", "H100", start=False, start_failures=3)
     desk.submit(gpu=ev.GpuRequest())

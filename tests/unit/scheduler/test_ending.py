@@ -63,14 +63,14 @@ def test_stopping_cancels_everything() -> None:
     running, queued = desk.submit(), desk.submit()
     desk.tell(ev.StopRequested())
     assert desk.last[0] == cmd.StopNest(nest=1)
-    assert (desk.one(cmd.SendOutcome).submission, desk.outcome()) == (queued, cmd.Cancelled("queue"))
+    assert (desk.one(cmd.SendOutcome).submission, desk.outcome()) == (queued, cmd.Cancelled("queue", True))
     assert not desk.of(cmd.InterruptCall)
     desk.submit()
     refused = desk.outcome()
     assert isinstance(refused, cmd.Refused)
     assert "is stopping" in refused.reason
     desk.tell(ev.NestGone(nest=1, reason="stopped"))
-    assert (desk.one(cmd.SendOutcome).submission, desk.outcome()) == (running, cmd.Cancelled("kill"))
+    assert (desk.one(cmd.SendOutcome).submission, desk.outcome()) == (running, cmd.Cancelled("kill", True))
     assert desk.last[-1] == cmd.Exit()
     assert desk.tell(ev.StopRequested()) == []
 
@@ -93,7 +93,7 @@ def test_a_call_that_ends_while_stopping_was_killed() -> None:
     sent = desk.sent()
     desk.tell(ev.StopRequested())
     desk.finish(sent)
-    assert desk.outcome() == cmd.Cancelled("kill")
+    assert desk.outcome() == cmd.Cancelled("kill", True)
 
 
 def test_what_comes_back_while_stopping_is_not_placed_again() -> None:
@@ -102,7 +102,7 @@ def test_what_comes_back_while_stopping_is_not_placed_again() -> None:
     sent = desk.sent()
     desk.tell(ev.StopRequested())
     desk.die(1, sent)
-    assert desk.outcome() == cmd.Cancelled("kill")
+    assert desk.outcome() == cmd.Cancelled("kill", True)
     assert not desk.of(cmd.StartWorker)
 
 

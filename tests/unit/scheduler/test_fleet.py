@@ -201,7 +201,7 @@ def test_a_kill_that_was_due_in_a_nest_that_is_being_stopped_is_still_asked_for(
     desk.wait(2.0)
     assert desk.one(cmd.KillWorker)
     desk.wait(8.0)
-    assert desk.outcome() == cmd.Cancelled("kill")
+    assert desk.outcome() == cmd.Cancelled("kill", True)
 
 
 def test_backing_off_has_an_end() -> None:
