@@ -26,6 +26,7 @@ from plover.versions import versions
 from plover.wire import codec, markers, sockets
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
+from plover_runtime import tidy
 from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
 from plover_runtime.records import Records
@@ -34,6 +35,7 @@ from plover_runtime.records import Records
 def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int) -> NoReturn:
     """Be a worker, until the daemon or the device ends it."""
     context.enter_worker()
+    tidy.without_terminal()
     page = StatusPage(page_fd)
     os.close(page_fd)
     signal.signal(signal.SIGINT, _interrupter(page))
