@@ -22,8 +22,8 @@ from plover.exceptions import pack_exception
 from plover.wire import codec
 from plover.wire import messages as m
 from plover.wire.page import StatusPage
+from plover_runtime import tidy
 from plover_runtime.admission import admit_run
-from plover_runtime.builtin_names import put_builtins_back
 from plover_runtime.device import Device
 from plover_runtime.functions import Functions, LiveFunction
 from plover_runtime.modules import Modules
@@ -87,6 +87,7 @@ class Invoker:
             self._page.end()
         except Interrupted:
             self._page.end()
+            tidy.restore_builtins()  # it may have struck in the middle of that
             status, packed = "interrupted", []
         finally:
             context.set_current(None)
@@ -125,7 +126,7 @@ class Invoker:
             try:
                 value = function.target(*args, **kwargs)
             finally:
-                put_builtins_back()
+                tidy.restore_builtins()
                 self._leave_if_forked()
             del args, kwargs
             self._device.synchronize()
@@ -134,6 +135,7 @@ class Invoker:
         except Interrupted:
             raise
         except BaseException as error:  # SystemExit, KeyboardInterrupt, CancelledError and the user's own, too
+            tidy.restore_builtins()  # those that loading replaced
             return "failed", self._fail_somehow(error, function, run)
 
     def _leave_if_forked(self) -> None:
@@ -171,6 +173,7 @@ class Invoker:
 
     def _fail(self, error: BaseException, function: LiveFunction | None, run: m.Run) -> list[serialize.Buffer]:
         """The exception as buffers, after a look at what it says about the device."""
+        tidy.explain_terminal(error)
         told = self._about_device(error, run)
         classes = function.classes if function is not None else serialize.ClassNamespace()
         with classes.entered():

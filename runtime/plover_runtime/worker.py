@@ -27,6 +27,7 @@ from plover.wire import codec, markers
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
 from plover.wire.stream import HungUp, Stream
+from plover_runtime import tidy
 from plover_runtime.admission import Unfit
 from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
@@ -41,6 +42,7 @@ _EAGER_S = 0.0005
 def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_fd: int) -> NoReturn:
     """Be a worker, until the daemon or the device ends it."""
     context.enter_worker()
+    tidy.without_terminal()
     page = StatusPage(page_fd)
     os.close(page_fd)
     signal.signal(signal.SIGINT, _interrupter(page))
