@@ -278,8 +278,20 @@ def read_secret(socket_file: Path) -> bytes:
 
 
 def is_alive(socket_file: Path) -> bool:
-    """Whether somebody listens at a socket; one that a dead daemon left behind says no."""
-    return listener(socket_file) is not None
+    """Whether somebody listens at a socket; one that a dead daemon left behind says no.
+
+    A killed daemon's socket may let callers in for another moment, where it was just starting a process, which has a copy. So
+    the first byte is waited for, which ZeroMQ sends at once (ZMTP 3.1, the greeting); who does not, hangs, and is alive.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(socket_file))
+            return bool(probe.recv(1))
+        except (BlockingIOError, TimeoutError):
+            return True
+        except OSError:
+            return False
 
 
 def listener(socket_file: Path) -> int | None:
