@@ -255,6 +255,12 @@ def is_singledispatch(function: types.FunctionType) -> bool:
     return "_clear_cache" in attributes and "registry" in attributes
 
 
+def _reduce_code(code: types.CodeType) -> Any:
+    """cloudpickle's way, with the code's own file: since 3.1.3 it says ``<dynamic-code>``, of which nobody has the source."""
+    make, arguments = _internals._code_reduce(code)
+    return make, tuple([code.co_filename if each == "<dynamic-code>" else each for each in arguments])
+
+
 def _reduce_singledispatch(function: Any) -> Any:
     """A single-dispatch function, whose own cache holds weak references: it is made anew from its registry."""
     registry = dict(function.registry)
@@ -385,6 +391,7 @@ def _make_fusion(function: Any, name: str) -> Any:
 
 
 _BY_TYPE: dict[type, Handler] = {
+    types.CodeType: _reduce_code,
     np.ndarray: buffers.reduce_array,
     memoryview: _reduce_view,
     types.ModuleType: _reduce_module,
