@@ -82,7 +82,7 @@ class Invoker:
         packed: list[serialize.Buffer] = []
         try:
             if not self._page.is_cancelled(run.call, run.attempt):
-                times[:] = [self._page.begin(run.call, run.attempt)] * 3
+                times[0] = self._page.begin(run.call, run.attempt)
                 status, packed = self._attempt(incoming, function, times, refusal)
             self._page.end()
         except Interrupted:
@@ -91,9 +91,9 @@ class Invoker:
             status, packed = "interrupted", []
         finally:
             context.set_current(None)
-        timings = m.Timings(
-            times[0], times[1], times[2] or time.monotonic(), function is not None, self._device.simulated
-        )
+        ended = times[2] or time.monotonic()  # of what did not come so far, all that it did was loading, or running
+        loaded = times[1] or ended
+        timings = m.Timings(times[0] or ended, loaded, ended, function is not None, self._device.simulated)
         return m.Finished(run.call, run.attempt, status, timings, body.pack(packed)), body
 
     def _attempt(

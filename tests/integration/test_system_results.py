@@ -10,7 +10,7 @@ import pytest
 
 import plover
 from plover import gpu_function
-from tests.support.daemons import Daemon, run_script
+from tests.support.daemons import PATIENCE_S, Daemon, run_script
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -251,3 +251,20 @@ print("home")
 def test_classes_of_main_come_home_as_themselves(daemon: Daemon) -> None:
     status, out, errors = run_script(_MAIN, daemon.address)
     assert (status, out) == (0, "home\n"), errors
+
+
+def test_the_receipt_of_a_call_that_fails_has_its_times() -> None:
+    @gpu_function
+    def fails() -> None:
+        import time
+
+        time.sleep(0.2)
+        raise ValueError("after a while")
+
+    for future in (fails.submit(), fails.submit()):
+        with pytest.raises(ValueError, match="after a while"):
+            future.result(PATIENCE_S)
+        receipt = future.receipt
+        assert 0.2 <= receipt.run_s < PATIENCE_S
+        assert 0 <= receipt.load_s < PATIENCE_S
+        assert 0 <= receipt.transfer_s < PATIENCE_S
