@@ -32,9 +32,9 @@ _BUDGET_BYTES = 4 * 1024 * 1024
 _PIECES = 64
 #: Messages up to this size are joined to one piece: below it, that costs less than a list of pieces.
 _JOIN_SIZE = 8 * 1024
-#: A turn of a loop that does nothing takes some microseconds. One that took longer gave the core to somebody who may need it
-#: again: then an eager receiver goes to sleep.
-_CROWDED_S = 20e-6
+#: In a turn of its loop an eager receiver gives the core to whoever wants it. A thread that only hands a message on has it for
+#: some tens of microseconds; one that keeps it for longer needs it, and then the receiver goes to sleep.
+_CROWDED_S = 200e-6
 
 
 class HungUp(Exception):
