@@ -32,8 +32,8 @@ _BUDGET_BYTES = 4 * 1024 * 1024
 _PIECES = 64
 #: Messages up to this size are joined to one piece: below it, that costs less than a list of pieces.
 _JOIN_SIZE = 8 * 1024
-#: In a turn of its loop an eager receiver gives the core to whoever wants it. A thread that only hands a message on has it for
-#: some tens of microseconds; one that keeps it for longer needs it, and then the receiver goes to sleep.
+#: In a turn of its loop an eager receiver gives the core to whoever wants it. A thread that only hands a message on has it
+#: for some tens of microseconds; one that keeps it for longer needs it, and then the receiver goes to sleep.
 _CROWDED_S = 200e-6
 
 
