@@ -24,7 +24,6 @@ __all__ = [
     "receive",
     "receive_with_identity",
     "send",
-    "send_copies",
 ]
 
 Socket = zmq.Socket[bytes]
@@ -76,13 +75,6 @@ def send(socket: Socket, frames: Sequence[Any]) -> None:
     for number in range(1, last + 1):
         frame = frames[number]
         _send(socket, frame, _SNDMORE if number < last else 0, len(frame) < NO_COPY_SIZE, False)
-
-
-def send_copies(socket: Socket, frames: Sequence[Any]) -> None:
-    """Send a message whose buffers may change as soon as this returns."""
-    last = len(frames) - 1
-    for number, frame in enumerate(frames):
-        _send(socket, frame, _SNDMORE if number < last else 0, True, False)
 
 
 def receive(socket: Socket, wait: bool) -> list[Any]:

@@ -29,7 +29,6 @@ def pair(context: Context) -> Pair:
     return left, right
 
 
-@pytest.mark.parametrize("send", [sockets.send, sockets.send_copies])
 @pytest.mark.parametrize(
     "frames",
     [
@@ -39,9 +38,9 @@ def pair(context: Context) -> Pair:
     ],
     ids=["one", "two", "large"],
 )
-def test_what_is_sent_arrives_frame_by_frame(pair: Pair, send, frames) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_sent_arrives_frame_by_frame(pair: Pair, frames) -> None:  # type: ignore[no-untyped-def]
     left, right = pair
-    send(left, frames)
+    sockets.send(left, frames)
     received = sockets.receive(right, wait=True)
     assert isinstance(received[0], bytes)
     assert [bytes(memoryview(frame)) for frame in received] == [bytes(frame) for frame in frames]
@@ -59,14 +58,6 @@ def test_large_frames_arrive_in_writable_memory(pair: Pair) -> None:
     left, right = pair
     sockets.send(left, [b"head", bytes(sockets.NO_COPY_SIZE)])
     assert not memoryview(sockets.receive(right, wait=True)[1]).readonly
-
-
-def test_copies_may_change_once_they_are_sent(pair: Pair) -> None:
-    left, right = pair
-    large = bytearray(sockets.NO_COPY_SIZE)
-    sockets.send_copies(left, [b"head", large])
-    large[:] = b"\xff" * len(large)
-    assert bytes(memoryview(sockets.receive(right, wait=True)[1])) == bytes(sockets.NO_COPY_SIZE)
 
 
 def test_nothing_to_receive_is_said_at_once(pair: Pair) -> None:

@@ -75,6 +75,13 @@ class TestMessages:
         frames[1][0] = 0
         assert plain(frames) == [b"header", b"\0bc"]
 
+    def test_what_was_sent_may_change(self, pair: Pair) -> None:
+        """By the end that blocks: a function may go on changing an array that it returned and also kept."""
+        large = bytearray(100_000)
+        pair.far.send([b"header", large])
+        large[:] = b"\xff" * len(large)
+        assert received(pair, 1) == [[b"header", bytes(100_000)]]
+
     def test_nothing_is_none_and_costs_no_look_after_a_short_read(self, pair: Pair) -> None:
         assert pair.near.receive() is None
         pair.far.send([b"x"])
