@@ -21,7 +21,7 @@ from plover.daemon.post import Post
 from plover.daemon.scheduler import commands as c
 from plover.daemon.scheduler import events as e
 from plover.daemon.scheduler.config import Device
-from plover.daemon.workers import Workers
+from plover.daemon.workers import WorkerRecord, Workers
 from plover.wire import codec
 from plover.wire import messages as m
 
@@ -91,8 +91,8 @@ class Hands:
                     self._launcher.interrupt_worker(number)
             case c.ReadPage(worker=number):
                 worker = self._workers.find(number)
-                begun, begun_at = worker.page.running() if worker is not None else (None, None)
-                self._happen(e.PageRead(worker=number, begun=begun, begun_at=begun_at), now)
+                if worker is not None:
+                    self._happen(_read_page(worker, now), now)
             case c.StartNest():
                 self._start_nest(command)
             case c.StopNest(nest=nest):
@@ -181,3 +181,12 @@ class Hands:
             call.result = None
             message = m.Outcome(command.submission, "ended", call.receipt(command), (), error, reason, facts)
         self._post.send_to_client(command.client, message, body)
+
+
+def _read_page(worker: WorkerRecord, now: float) -> e.PageRead | e.WorkerUnwell:
+    if not worker.has_sound_page(now):
+        reason = "its status page was overwritten (does a function write out of bounds?)"
+        return e.WorkerUnwell(worker=worker.number, reason=reason)
+    begun, begun_at = worker.page.running()
+    moved_at = worker.line.moved_at if worker.line is not None else 0.0
+    return e.PageRead(worker=worker.number, begun=begun, begun_at=begun_at, moved_at=moved_at)

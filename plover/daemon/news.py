@@ -90,7 +90,7 @@ class News:
         self._happen(
             e.WorkerGone(
                 worker=worker.number,
-                begun=worker.last_begun(),
+                begun=worker.last_begun(now),
                 exit_code=news.exit_code,
                 signal=news.signal,
                 out_of_memory=news.out_of_memory,

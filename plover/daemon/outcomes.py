@@ -74,7 +74,9 @@ def describe(
 
 
 def _lost(outcome: c.Lost, call: str, worker: str, output: str, attempts: int) -> str:
-    if outcome.out_of_memory:
+    if outcome.unwell:
+        how = outcome.unwell
+    elif outcome.out_of_memory:
         how = "the kernel killed it for memory: work on less at a time, or give the host more"
     elif outcome.signal is not None:
         how = f"it was killed by signal {outcome.signal} ({_signal_name(outcome.signal)})"
@@ -82,7 +84,8 @@ def _lost(outcome: c.Lost, call: str, worker: str, output: str, attempts: int) -
         how = f"it exited with code {outcome.exit_code}"
     else:
         how = outcome.reason
-    text = f"{call} was lost with {worker or 'its worker'}, which died while it ran it: {how}."
+    fate = "was given up" if outcome.unwell else "died"
+    text = f"{call} was lost with {worker or 'its worker'}, which {fate} while it ran it: {how}."
     if output:
         text += "\nIts last lines were:\n" + "\n".join(f"    {line}" for line in output.splitlines()[-10:]) + "\n"
     if attempts > 1:

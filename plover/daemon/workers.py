@@ -35,6 +35,7 @@ class WorkerRecord:
         self.line: Stream | None = None
         self.pid = 0
         self.sent: list[tuple[int, int]] = []
+        self._newest = 0  # the largest number of a call that was ever sent to it
         self.touched = 0.0
         word = secrets.token_bytes(markers.WORD_SIZE)
         self.word = word
@@ -68,14 +69,30 @@ class WorkerRecord:
         os.close(self._page_fd)
         line.close()
 
-    def last_begun(self) -> tuple[int, int] | None:
-        """At its death: the attempt that it had begun and not reported, which ran or may have run."""
+    def has_sound_page(self, now: float) -> bool:
+        """Whether its page says what a worker can say; user code that writes out of bounds may have hit it."""
+        begun, begun_at = self.page.running()
+        last = self.page.last()
+        return (
+            self.page.is_whole()
+            and (begun_at is None or (begun in self.sent and begun_at <= now))
+            and (last is None or last in self.sent or last[0] <= self._newest)
+        )
+
+    def last_begun(self, now: float) -> tuple[int, int] | None:
+        """At its death: the attempt that it had begun and not reported, which ran or may have run. Any may have, if its page
+        says nothing.
+        """
+        if not self.has_sound_page(now):
+            return self.sent[-1] if self.sent else None
         last = self.page.last()
         return last if last in self.sent else None
 
     def expect(self, call: int, attempt: int) -> None:
         """An attempt is being sent to it."""
         self.sent.append((call, attempt))
+        if call > self._newest:
+            self._newest = call
         self.output.expect(call, attempt)
 
     def finished(self, call: int, attempt: int) -> bool:

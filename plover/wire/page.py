@@ -1,4 +1,4 @@
-"""The status page: four words of shared memory in which a worker and its daemon see what runs, without a message.
+"""The status page: five words of shared memory in which a worker and its daemon see what runs, without a message.
 
 Layout, 64-bit words in the machine's byte order::
 
@@ -6,6 +6,7 @@ Layout, 64-bit words in the machine's byte order::
     1  when it began, nanoseconds of the monotonic clock                 written by the worker
     2  the attempt to be cancelled, as `pack(call, attempt)`             written by the daemon
     3  the attempt that ended last, as `pack(call, attempt)`             written by the worker
+    4  `SEAL`                                                            written when the page is made
 
 Guarantees: each word has one writer and is written whole (an aligned 8-byte store); what was written stands after a
 SIGKILL. The worker clears word 0 before it changes word 1, so a reader that finds word 0 the same before and after has
@@ -13,16 +14,20 @@ a pair that belongs together. Assumes: total store order, or aligned stores seen
 CPython's own work between two stores gives in practice on arm64.
 
 Word 3 tells a call that never began from one that ended while its result was still on its way when the worker died.
+Word 4 is gone when user code has written all over the page, which then says nothing.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import sys
 import time
 
 SIZE = 4096
+SEAL = int.from_bytes(b"ploverpg", "little")
 _ATTEMPT_BITS = 16
+_LOOKS = 100  # at a pair of words that changes all the time, as no worker's does
 
 
 def pack(call: int, attempt: int) -> int:
@@ -36,9 +41,10 @@ def unpack(word: int) -> tuple[int, int] | None:
 
 
 def create() -> int:
-    """A new, zeroed page; returns its descriptor, close-on-exec."""
+    """A new page on which nothing has begun; returns its descriptor, close-on-exec."""
     fd = os.memfd_create("plover-page", os.MFD_CLOEXEC)
     os.ftruncate(fd, SIZE)
+    os.pwrite(fd, SEAL.to_bytes(8, sys.byteorder), 4 * 8)
     return fd
 
 
@@ -72,10 +78,16 @@ class StatusPage:
 
     def running(self) -> tuple[tuple[int, int] | None, float | None]:
         """(call, attempt) that runs and when it began in seconds of the monotonic clock, or (None, None)."""
-        while True:
+        word = began = 0
+        for _ in range(_LOOKS):
             word, began, again = self._words[0], self._words[1], self._words[0]
             if word == again:
-                return (unpack(word), began / 1e9) if word else (None, None)
+                break
+        return (unpack(word), began / 1e9) if word else (None, None)
+
+    def is_whole(self) -> bool:
+        """Whether nobody has written all over it."""
+        return self._words[4] == SEAL
 
     def last(self) -> tuple[int, int] | None:
         """(call, attempt) that runs, or that ended last, or None if there was none: for the hour of death."""

@@ -52,6 +52,9 @@ class Stream:
         eager_s: so long a receiver that waits looks again and again before it sleeps, if the socket blocks. What comes
             meanwhile finds it awake, with its caches warm.
 
+    Attributes:
+        moved_at: when a part of a message that did not go, or come, in one piece last moved; monotonic seconds.
+
     Invariant: what lies in the buffer between `_start` and `_end` was received and not given yet; it begins at a frame's
     word. While `_target` is set, the buffer is empty.
     """
@@ -72,6 +75,7 @@ class Stream:
         self._is_last = False  # whether the frame that is being filled is its message's last
         self._unsent: collections.deque[memoryview] = collections.deque()
         self._is_drained = False  # the last look took all that there was
+        self.moved_at = 0.0
         self._waiting: select.poll | None = None
         if end.getblocking():
             # A poll sleeps until there is something to read. A blocking receive would also be woken, to no end, by the other
@@ -143,6 +147,7 @@ class Stream:
                 return False
             except OSError as error:
                 raise HungUp from error
+            self.moved_at = time.monotonic()
             while sent:
                 first = unsent[0]
                 if sent < len(first):
@@ -189,6 +194,7 @@ class Stream:
             if target is None:
                 self._end += count
                 continue
+            self.moved_at = time.monotonic()
             self._target = target[count:] if count < len(target) else None
             if self._target is None and self._is_last:
                 frames, self._frames, self._size_bytes = self._frames, [], 0

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemons import PATIENCE_S, Daemon
+from tests.support.daemons import PATIENCE_S, Daemon, daemon_with
 from tests.support.fake_daemon import wait_until
 from tests.support.talking import HEAR, talking
 
@@ -122,22 +122,6 @@ def impatient() -> Iterator[Daemon]:
     running = Daemon(program=daemon_with(client_lease_s=0.6))
     yield running
     running.close()
-
-
-def daemon_with(before: str = "", **limits: float) -> str:
-    """A program that starts a daemon whose scheduler has other limits."""
-    return f"""
-import sys
-from pathlib import Path
-{before}
-from plover.daemon.config import DaemonConfig
-from plover.daemon.run import serve
-from plover.daemon.scheduler.config import Limits
-config = DaemonConfig(
-    addresses=(sys.argv[1],), state_dir=Path(sys.argv[2]), devices="simulated:3", scheduler_limits=Limits(**{limits!r})
-)
-serve(config, on_ready=lambda: print("ready", flush=True))
-"""
 
 
 def holds_nothing(daemon: Daemon, timeout_s: float = PATIENCE_S) -> None:

@@ -5,14 +5,16 @@ not begun goes back to its place in line with its number kept, at most `RETURNS_
 stopped ends when its attempt has really ended: interrupt first, then (`interrupt_grace_s` later) its worker is
 killed. Only what can be running is interrupted: the first of the calls sent to a worker, or what its page shows. The
 time limits: `timeout_s` counts from what the worker's page says, `queue_timeout_s` all the time that the call spent
-waiting in the daemon, before and between attempts. Assumes: a worker runs what it is sent in order, and tells of each
-end before it begins anything long.
+waiting in the daemon, before and between attempts, and at workers that ended before they had begun it. Assumes: a
+worker runs what it is sent in order, and tells of each end before it begins anything long.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Literal
+
+import msgspec
 
 from plover.bundles.format import BundleSet
 from plover.daemon.scheduler.commands import (
@@ -95,6 +97,8 @@ class Attempts:
         if worker.state == "ready":
             move_worker(worker, "given_work")
             self._unfile(worker)
+            if worker.timer is None:  # else that of an earlier time rings first, and finds out
+                worker.timer = world.arm(now + world.limits.worker_silent_s, worker)
         self._hand_over(call, worker)
         return self.file_partial(worker)
 
@@ -276,9 +280,10 @@ class Attempts:
 
     def _give_back(self, call: Call, lost: Lost, now: float) -> None:
         call.returns += 1
+        call.waited_s += now - call.dispatched_at  # nothing but waiting, though not in line
         if call.returns > RETURNS_ALLOWED:
             reason = f"{call.returns} workers ended before they had begun this call; the last: {lost.reason}"
-            self._results.end(call, "lost", Lost(reason, lost.exit_code, lost.signal, lost.out_of_memory), now)
+            self._results.end(call, "lost", msgspec.structs.replace(lost, reason=reason), now)
         elif call.client.state != "present":
             self._results.end(call, "cancelled", Cancelled("queue"), now)  # its lease ended: it does not wait again
         else:

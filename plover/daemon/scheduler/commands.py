@@ -21,12 +21,13 @@ class FromWorker(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The last allowed attempt died with its worker."""
+    """The last allowed attempt died with its worker; `unwell` is why that had been given up before, if it had."""
 
     reason: str
     exit_code: int | None = None
     signal: int | None = None
     out_of_memory: bool = False
+    unwell: str = ""
 
 
 class TimedOut(msgspec.Struct, frozen=True):

@@ -38,6 +38,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     held_result_bytes: int = 1 << 30
     nest_start_s: float = 60.0
     worker_start_s: float = 60.0
+    worker_silent_s: float = 15.0
     interrupt_grace_s: float = 2.0
     stop_grace_s: float = 10.0
     start_failures: int = 3

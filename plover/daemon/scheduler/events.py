@@ -161,11 +161,14 @@ class WorkerGone(Event, frozen=True, kw_only=True):
 
 
 class PageRead(Event, frozen=True, kw_only=True):
-    """The answer to `ReadPage`: what a worker has begun, and when, on the clock of `now`."""
+    """The answer to `ReadPage`: what a worker has begun, and when, on the clock of `now`; `moved_at` is when a part of a
+    message that is too large to go at once last moved on its line, if one is under way.
+    """
 
     worker: int
     begun: tuple[int, int] | None
     begun_at: float | None
+    moved_at: float = 0.0
 
 
 class DeadlineReached(Event, frozen=True, kw_only=True):

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from plover.daemon.scheduler.attempts import Attempts
-from plover.daemon.scheduler.commands import KillWorker, Lost, StartNest, StartWorker, StopNest
-from plover.daemon.scheduler.events import NestGone, WorkerGone
+from plover.daemon.scheduler.commands import KillWorker, Lost, ReadPage, StartNest, StartWorker, StopNest
+from plover.daemon.scheduler.events import NestGone, PageRead, WorkerGone
 from plover.daemon.scheduler.queues import FairQueues, fits
 from plover.daemon.scheduler.state import DeviceRecord, Nest, Pool, Shape, Worker, World
 from plover.daemon.scheduler.transitions import move_device, move_nest, move_worker
@@ -182,6 +182,7 @@ class Fleet:
         move_worker(worker, "unwell")
         worker.unwell = reason
         self._attempts.unfile(worker)
+        _disarm(worker)
         worker.timer = self._world.arm(now + self._world.limits.interrupt_grace_s, worker)
         return True
 
@@ -190,7 +191,7 @@ class Fleet:
         nest, how = worker.nest, _death(worker, event)
         if worker.state == "starting":
             self._start_failed(nest, how, now)
-        lost = Lost(how, event.exit_code, event.signal, event.out_of_memory)
+        lost = Lost(how, event.exit_code, event.signal, event.out_of_memory, worker.unwell)
         self._bury(worker, event.begun, lost, now)
         self.revive(nest, now)
 
@@ -259,10 +260,35 @@ class Fleet:
             self._set_coming(worker.nest, False)
             self._start_failed(worker.nest, reason, now)
             self.kill(worker, reason, now)
+        elif worker.state == "ready":
+            pass  # it was busy when this was armed
+        elif worker.state == "busy":
+            silent_since = max(worker.sent[0].dispatched_at, worker.finished_at)
+            due = silent_since + self._world.limits.worker_silent_s
+            if due <= now:
+                worker.page_wanted = True
+                self._world.commands.append(ReadPage(worker=worker.number))
+                due = now + self._world.limits.interrupt_grace_s  # asked again should the answer be lost
+            worker.timer = self._world.arm(due, worker)
         elif not worker.killed:
             self.kill(worker, f"it is unwell and did not exit: {worker.unwell}", now)
         else:
             self.stop_nest(worker.nest, f"worker {worker.number} could not be killed", now)
+
+    def page_read(self, worker: Worker, event: PageRead, now: float) -> bool:
+        """Judge whether a worker that has ended nothing for long does anything. False where nobody asked for that."""
+        if not worker.page_wanted or worker.state != "busy":
+            return False
+        worker.page_wanted = False
+        _disarm(worker)
+        limit_s = self._world.limits.worker_silent_s
+        silent_since = max(worker.sent[0].dispatched_at, worker.finished_at, event.moved_at)
+        if event.begun is None and silent_since + limit_s <= now:
+            worker.unwell = f"it was sent a call {now - silent_since:.3g} s ago and has not begun it (is it stopped?)"
+            self.kill(worker, worker.unwell, now)
+        else:
+            worker.timer = self._world.arm((now if event.begun else silent_since) + limit_s, worker)
+        return True
 
     def nest_rang(self, nest: Nest, now: float) -> None:
         """A nest did not start in time, or cannot be ended."""
@@ -312,4 +338,4 @@ def _death(worker: Worker, event: WorkerGone) -> str:
         how += " before it was ready"
     if event.reason:
         how += f" ({event.reason})"
-    return f"worker {worker.number} {how}" + (f" after it said: {worker.unwell}" if worker.unwell else "")
+    return f"worker {worker.number} {how}" + (f"; before, it was given up: {worker.unwell}" if worker.unwell else "")

@@ -184,8 +184,10 @@ def _check_workers(world: World) -> None:
         assert worker.state != "ready" or not worker.dropped, f"{worker!r} is idle, but not found by what it holds"
         if worker.state == "starting" or (worker.state == "draining" and nest.state == "warm"):
             assert worker.timer is not None, f"{worker!r} may stay like this for ever"
-        else:
-            assert worker.timer is None, f"{worker!r} has a timer"
+        elif worker.state == "busy":
+            assert worker.timer is not None, f"{worker!r} may never begin what it was sent"
+        elif worker.state == "draining":
+            assert worker.timer is None, f"{worker!r} has a timer beside its nest's"
 
 
 def _check_sent(worker: Worker, limits: Limits) -> None:

@@ -148,7 +148,8 @@ class Scheduler:
                 self._fleet.worker_gone(worker, event, now)
                 return True
             case ev.PageRead():
-                return self._attempts.page_read(worker, event, now)
+                of_call = self._attempts.page_read(worker, event, now)
+                return self._fleet.page_read(worker, event, now) or of_call
             case _:
                 assert_never(event)
 

@@ -242,8 +242,11 @@ class Worker(msgspec.Struct, eq=False):
     calls_done: int = 0
     killed: bool = False  # KillWorker was sent
     renewed: bool = False  # killed so that a fresh one can take modules that do not fit: counted as coming
-    unwell: str = ""  # what WorkerUnwell said
-    timer: Timer | None = None  # starting: the start's limit; draining: the next harsher step
+    unwell: str = ""  # why it is of no more use: what WorkerUnwell said, or its silence
+    page_wanted: bool = False  # ReadPage was sent to see whether it has begun anything
+    # starting: the start's limit; draining: the next harsher step; busy: when it should have begun something; ready: none,
+    # or that of a time when it was busy, which then says nothing
+    timer: Timer | None = None
     history: deque[str] = msgspec.field(default_factory=_history)
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from plover.daemon.config import DaemonLimits
 from plover.daemon.launchers.base import WorkerSpec
 from plover.daemon.workers import WorkerRecord, Workers
-from plover.wire.page import StatusPage
+from plover.wire.page import StatusPage, pack
 
 
 @pytest.fixture
@@ -86,16 +87,44 @@ def test_a_result_counts_once_and_only_of_what_was_sent(workers: Workers) -> Non
 def test_the_page_says_which_call_had_begun(workers: Workers) -> None:
     record, launcher = launched(workers)
     (page,) = launcher.pages
-    record.sent = [(1, 1), (2, 1)]
-    assert record.last_begun() is None
+    record.expect(1, 1)
+    record.expect(2, 1)
+    assert record.last_begun(time.monotonic()) is None
     page.begin(1, 1)
-    assert record.last_begun() == (1, 1)
+    assert record.last_begun(time.monotonic()) == (1, 1)
     page.end()
-    assert record.last_begun() == (1, 1)  # ended, but its result never came
+    assert record.last_begun(time.monotonic()) == (1, 1)  # ended, but its result never came
     record.finished(1, 1)
-    assert record.last_begun() is None
+    assert record.last_begun(time.monotonic()) is None
     page.begin(2, 1)
-    assert record.last_begun() == (2, 1)
+    assert record.last_begun(time.monotonic()) == (2, 1)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        (4, 0),  # all over it
+        (0, pack(9, 1)),  # runs what it was never sent
+        (1, 1 << 63),  # begins in times to come
+        (3, pack(9, 1)),  # ended what it was never sent
+    ],
+)
+def test_a_page_that_was_overwritten_says_nothing(workers: Workers, word: int, value: int) -> None:
+    record, launcher = launched(workers)
+    (page,) = launcher.pages
+    assert record.has_sound_page(time.monotonic())
+    assert record.last_begun(time.monotonic()) is None
+    record.expect(1, 1)
+    record.expect(2, 1)
+    page.begin(1, 1)
+    now = time.monotonic()
+    assert record.has_sound_page(now)
+    if word == 3:
+        page.end()
+    page._words[word] = value
+    assert not record.has_sound_page(now)
+    assert record.last_begun(now) == (2, 1), "any that was sent may have begun"
     page.close()
 
 

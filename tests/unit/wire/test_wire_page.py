@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -116,3 +117,28 @@ def test_a_word_holds_a_call_and_its_attempt(call: int, attempt: int) -> None:
 
 def test_no_word_is_no_attempt() -> None:
     assert page.unpack(0) is None
+
+
+def test_a_page_that_was_written_all_over_is_not_whole(sides: Sides) -> None:
+    worker, daemon = sides
+    worker.begin(7, 1)
+    assert daemon.is_whole()
+    worker._map[:] = bytes(page.SIZE)
+    assert not daemon.is_whole()
+
+
+def test_a_word_that_never_stands_still_is_not_looked_at_for_ever(sides: Sides) -> None:
+    _, daemon = sides
+
+    class Restless(list[int]):
+        def __getitem__(self, index: Any) -> Any:
+            value = super().__getitem__(index)
+            self[index] = value + 1
+            return value
+
+    daemon._words.release()
+    daemon._words = Restless([1, 2, 3, 4])  # type: ignore[assignment]
+    begun, begun_at = daemon.running()
+    assert begun is not None
+    assert begun_at is not None
+    daemon._words = memoryview(daemon._map).cast("Q")
