@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import collections
 import queue
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -40,6 +41,8 @@ LEASE_IS_SAFE_S = 25.0
 #: Outcomes are acknowledged with the next call, or at the latest when so many have gathered or so long has passed.
 ACKNOWLEDGE_AT = 256
 ACKNOWLEDGE_S = 0.1
+#: Calls that were gathered are sent when the next comes, or somebody waits; or after so long, by the I/O thread.
+GATHERED_FOR_S = 0.002
 
 
 class Conversation:
@@ -53,6 +56,7 @@ class Conversation:
     Attributes:
         calls: what is pending.
         outbox: calls and other messages that wait for whoever has the turn, in order.
+        gathered_at: when a call was last left in the outbox without anybody's being about to send it.
         inbox: messages that a caller left to the I/O thread, in order.
         replies: who waits for the answer to a question of the operator's, in order.
         welcome: the daemon's first answer; kept up to date over reconnections.
@@ -64,8 +68,9 @@ class Conversation:
     def __init__(self, address: str, hello: m.Hello, now: float) -> None:
         self.calls = PendingCalls()
         self.outbox: collections.deque[PendingCall | m.FromClient] = collections.deque()
-        self.inbox: collections.deque[list[Any]] = collections.deque()
+        self.inbox: collections.deque[Sequence[Any]] = collections.deque()
         self.replies: collections.deque[queue.SimpleQueue[Any]] = collections.deque()
+        self.gathered_at = 0.0
         self.welcome: m.Welcome | None = None
         self.shaken = False
         self.broken = False
@@ -89,26 +94,29 @@ class Conversation:
         self.broken = self.shaken = False
         link.send(codec.write(self._hello))
 
-    def send(self, link: Link, item: PendingCall | m.FromClient, now: float) -> None:
-        """Send something that waits in the outbox, unless it means nothing any more."""
-        if isinstance(item, PendingCall):
-            self._submit(link, item, now)
-        elif type(item) is not m.Cancel or item.submission in self.calls.pending:
-            self._say(link, item, now)
+    def send(self, link: Link, items: Sequence[PendingCall | m.FromClient], now: float) -> None:
+        """Send what waits in the outbox, but for what means nothing any more."""
+        messages: list[list[Any]] = []
+        self._note_silence(now)
+        for item in items:
+            if isinstance(item, PendingCall):
+                messages += self._submit(item)
+            elif type(item) is not m.Cancel or item.submission in self.calls.pending:
+                messages.append(codec.write(item, self._incarnation))
+        if messages:
+            self._send(link, messages, now)
 
-    def _submit(self, link: Link, call: PendingCall, now: float) -> None:
+    def _submit(self, call: PendingCall) -> Sequence[list[Any]]:
         calls = self.calls
         if calls.pending.get(call.submission) is not call:
-            return  # it was sent before, and has ended
+            return ()  # it was sent before, and has ended
         if call.future.cancelled():
             if not call.sent:
                 calls.drop(call.submission)
-                return
-            self._say(link, m.Cancel(call.submission), now)
-            self._say(
-                link, m.Resume((call.submission,)), now
-            )  # it may not be there, and then nothing else is heard of it
-            return
+                return ()
+            # It may not be there, and then nothing else is heard of it.
+            asked = m.Cancel(call.submission), m.Resume((call.submission,))
+            return [codec.write(message, self._incarnation) for message in asked]
         python = self._hello.versions.python
         try:
             with_payload, with_bundles = calls.must_send(call), calls.bundles_to_send(call)
@@ -116,23 +124,28 @@ class Conversation:
         except Exception as error:  # what cannot be written is this call's failure, not that of whoever sends it
             calls.refuse(call.submission)
             call.future.fail(error)
-            return
+            return ()
         call.sent = True
-        self._send(link, frames, now, others=len(calls.pending) > 1)
+        return (frames,)
+
+    def _note_silence(self, now: float) -> None:
+        """Before something is said: whether nothing was for so long that what is pending may have been forgotten."""
+        if now - self._spoke_at > LEASE_IS_SAFE_S and any(call.sent for call in self.calls.pending.values()):
+            self._was_silent = True
 
     def _say(self, link: Link, message: m.FromClient, now: float) -> None:
-        self._send(link, codec.write(message, self._incarnation), now, others=bool(self.calls.pending))
+        self._note_silence(now)
+        self._send(link, [codec.write(message, self._incarnation)], now)
 
-    def _send(self, link: Link, frames: list[Any], now: float, others: bool) -> None:
-        if others and now - self._spoke_at > LEASE_IS_SAFE_S:
-            self._was_silent = True
-        link.send(frames)
+    def _send(self, link: Link, messages: list[list[Any]], now: float) -> None:
+        for frames in codec.join(messages) if len(messages) > 1 else messages:
+            link.send(frames)
         self._spoke_at = now
 
     # -- in -------------------------------------------------------------------------------------------------------------
 
-    def take(self, frames: list[Any], now: float, by_io: bool) -> bool:
-        """What the daemon says; answers go into the outbox.
+    def take(self, frames: Sequence[Any], now: float, by_io: bool) -> bool:
+        """One message of the daemon's; answers go into the outbox.
 
         Returns:
             False where a caller must leave the message to the I/O thread.
@@ -176,16 +189,24 @@ class Conversation:
         """
         while True:
             try:
-                incoming = codec.TO_CLIENT.read(link.receive())
+                messages = codec.split(link.receive(), "daemon")
             except zmq.Again:
                 return
             except WireError:
                 continue
-            message = incoming.message
-            if type(message) is m.Outcome:
-                self._outcome(message, incoming, now, by_io=True)
-            elif type(message) is m.Output:
-                self._output(message)
+            for frames in messages:
+                self._take_late(frames, now)
+
+    def _take_late(self, frames: Sequence[Any], now: float) -> None:
+        try:
+            incoming = codec.TO_CLIENT.read(frames)
+        except WireError:
+            return
+        message = incoming.message
+        if type(message) is m.Outcome:
+            self._outcome(message, incoming, now, by_io=True)
+        elif type(message) is m.Output:
+            self._output(message)
 
     def due(self) -> float | None:
         """When `keep_time` has something to do by itself."""
@@ -193,9 +214,13 @@ class Conversation:
             return self._shaking_until
         if self._must_ask or self._was_silent:
             return self._spoke_at
+        due = self._next_ping if self.calls.pending else None
         if self.calls.unacknowledged:
-            return min(self._acknowledge_by, self._next_ping)
-        return self._next_ping if self.calls.pending else None
+            due = min(self._acknowledge_by, self._next_ping)
+        if self.outbox:
+            gathered_until = self.gathered_at + GATHERED_FOR_S
+            return gathered_until if due is None else min(due, gathered_until)
+        return due
 
     def keep_time(self, link: Link, now: float) -> None:
         """Acknowledge, ping, or give up."""

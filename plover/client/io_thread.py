@@ -101,6 +101,7 @@ class IoThread:
         line, talk, turns = self._line, self._line.talk, self._line.turns
         now = time.monotonic()
         while turns.holder is io:
+            turns.io_wanted = False  # before it looks: whoever wants it from now on has it look again
             if turns.doubtful or talk.broken:
                 self._reconnect(io, now)
             if self._left and talk.shaken:
@@ -137,14 +138,15 @@ class IoThread:
         line, talk, turns = self._line, self._line.talk, self._line.turns
         busy = talk.broken or not talk.shaken or talk.replies or line.close_by is not None
         with line.lock:
-            if turns.holder is io and not (busy or talk.inbox or talk.outbox or talk.calls.pending):
-                turns.holder = None
+            if not (busy or talk.inbox or talk.outbox or turns.io_wanted):
+                turns.io_gives_back(io, bool(talk.calls.pending))
         return turns.holder is not io
 
     def _must_look(self) -> bool:
         """Whether there are news already, now that the bell would ring for more."""
         talk = self._line.talk
-        return bool(talk.inbox or (talk.outbox and talk.shaken) or talk.broken or self._is_over())
+        news = self._line.turns.io_wanted or talk.inbox or (talk.outbox and talk.shaken)
+        return bool(news or talk.broken or self._is_over())
 
     def _due(self) -> float | None:
         due, close_by = self._line.talk.due(), self._line.close_by

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -17,6 +17,8 @@ import zmq
 from plover.client.conversation import Conversation
 from plover.client.link import Bell, Link
 from plover.client.turns import Turn, Turns
+from plover.errors import WireError
+from plover.wire import codec
 from plover.wire import messages as m
 
 __all__ = ["Line"]
@@ -83,14 +85,15 @@ class Line:
         return talk.shaken and not talk.broken and talk.ended is None
 
     def send_outbox(self, turn: Turn, now: float) -> None:
-        """Send what waits. Each is taken off when it was sent, so an interrupted one is sent again."""
+        """Send what waits, many small messages as one. Each is taken off once sent: if interrupted, it is sent again."""
         talk, turns, outbox = self.talk, self.turns, self.talk.outbox
         while outbox and talk.shaken and turns.holder is turn:
-            item = outbox[0]
-            talk.send(turn.link, item, now)
-            # No call between these looks and `popleft`: in one of them the turn may be lost, and others go on here.
-            if turns.holder is turn and outbox[0] is item:
-                outbox.popleft()
+            items = tuple(outbox)[:_BATCH]  # one step, in which nothing is added
+            talk.send(turn.link, items, now)
+            for item in items:
+                # No call between these looks and `popleft`: in one of them the turn may be lost, and others go on here.
+                if turns.holder is turn and outbox[0] is item:
+                    outbox.popleft()
 
     def receive(self, turn: Turn, now: float) -> None:
         """Take what has come."""
@@ -104,10 +107,14 @@ class Line:
                 return
             if turns.holder is not turn:
                 return  # taken away meanwhile: whatever came is asked for again
-            if not talk.take(frames, now, by_io):
-                talk.inbox.append(frames)
-                turns.io_wanted = True
-                return
+            messages = _split(frames)
+            for number, each in enumerate(messages):
+                if not talk.take(each, now, by_io):
+                    talk.inbox.extend(messages[number:])
+                    turns.io_wanted = True
+                    return
+                if turns.holder is not turn:
+                    return
             if not talk.calls.pending or turns.holder is not turn or not link.has_more():
                 return  # nothing more is waited for: whatever comes is seen by the next poll
 
@@ -118,8 +125,7 @@ class Line:
 
     def want_io(self) -> None:
         """The I/O thread must have a look, with the turn."""
-        if self.turns.holder is not self.turns.io:
-            self.turns.io_wanted = True
+        self.turns.io_wanted = True
         self.link.bell.ring()
         self.io_bell.ring()
 
@@ -134,3 +140,11 @@ class Line:
             return wait()
         finally:
             self.lock._acquire_restore(held)
+
+
+def _split(frames: list[Any]) -> Sequence[Sequence[Any]]:
+    """The messages that came as these frames; what cannot be read is found out by who reads it."""
+    try:
+        return codec.split(frames, "daemon")
+    except WireError:
+        return (frames,)

@@ -33,6 +33,9 @@ __all__ = ["Arrivals"]
 
 log = logging.getLogger("plover.daemon")
 
+#: A worker that has so many calls before it is not idle soon.
+_AHEAD = 8
+
 
 class Arrivals:
     """Takes what comes out of the clients' socket and the workers' lines.
@@ -47,6 +50,9 @@ class Arrivals:
         show: takes what workers wrote.
         status: makes the document that `plover status` shows.
         unfinished: how many calls are.
+
+    Attributes:
+        has_time: a worker that ended something has more to do, and another moment makes no difference to it.
     """
 
     def __init__(
@@ -81,8 +87,9 @@ class Arrivals:
         self._status = status
         self._unfinished = unfinished
         self._versions = versions()
+        self.has_time = False
 
-    def take(self, routing_id: bytes, frames: list[Any], now: float) -> None:
+    def take(self, routing_id: bytes, frames: Sequence[Any], now: float) -> None:
         """One message from a client, or from whoever wants to be one."""
         try:
             peer = self._peers.find(routing_id)
@@ -99,7 +106,7 @@ class Arrivals:
 
     # -- handshakes -----------------------------------------------------------------------------------------------------
 
-    def _from_stranger(self, routing_id: bytes, frames: list[Any], now: float) -> None:
+    def _from_stranger(self, routing_id: bytes, frames: Sequence[Any], now: float) -> None:
         """From whoever is not of this machine, or has not shaken hands."""
         guest = self._peers.find_guest(routing_id)
         if guest is not None:
@@ -282,6 +289,8 @@ class Arrivals:
                 number, attempt = finished.call, finished.attempt
                 if not worker.finished(number, attempt):
                     return
+                if len(worker.sent) >= _AHEAD:
+                    self.has_time = True
                 pieces = worker.output.complete(number, attempt, finished.records)
                 if pieces:
                     self._show(pieces)
@@ -297,6 +306,7 @@ class Arrivals:
                         attempt=attempt,
                         status=finished.status,
                         size_bytes=codec.size_bytes(finished.packed),
+                        run_s=finished.timings.ended - finished.timings.begun,
                     ),
                     now,
                 )

@@ -59,6 +59,7 @@ class Post:
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.MAXMSGSIZE, message_limit_bytes)
         self.addresses: tuple[str, ...] = ()
+        self._out: dict[bytes, list[list[Any]]] = {}  # what waits for `flush`, by routing id, in order
         try:
             self._bind(bind)
         except BaseException:
@@ -104,12 +105,23 @@ class Post:
         return sockets.has_message(self.socket)
 
     def send(self, routing_id: bytes, message: m.ToClient | m.ToWorker, body: codec.Body = codec.EMPTY) -> None:
-        """Send a message to a peer, if it is still there."""
-        try:
-            sockets.send(self.socket, [routing_id, *codec.write(message, self._incarnation, body)])
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+        """Send a message to a peer, if it is still there, at the next `flush`. Its buffers must not change any more."""
+        waiting = self._out.get(routing_id)
+        if waiting is None:
+            waiting = self._out[routing_id] = []
+        waiting.append(codec.write(message, self._incarnation, body))
+
+    def flush(self) -> None:
+        """Send what waits, joined: one message for all that one turn of the loop has for a peer."""
+        out = self._out
+        while out:
+            routing_id, messages = out.popitem()
+            try:
+                for frames in codec.join(messages) if len(messages) > 1 else messages:
+                    sockets.send(self.socket, [routing_id, *frames])
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
 
     def send_to_client(self, client: bytes, message: m.ToClient, body: codec.Body = codec.EMPTY) -> None:
         """Send a message to a client, if it is connected."""
@@ -148,6 +160,7 @@ class Post:
 
     def close(self) -> None:
         """Let the last messages out, and take the sockets away."""
+        self.flush()
         self.socket.setsockopt(zmq.LINGER, 1000)
         self.socket.close()
         if self.gate is not None:

@@ -16,7 +16,8 @@ import logging
 import secrets
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import zmq
 
@@ -37,6 +38,7 @@ from plover.daemon.scheduler import events as e
 from plover.daemon.scheduler.config import Device
 from plover.daemon.scheduler.scheduler import Scheduler
 from plover.daemon.workers import WorkerRecord, Workers
+from plover.errors import WireError
 from plover.wire import codec
 from plover.wire import messages as m
 
@@ -46,6 +48,8 @@ log = logging.getLogger("plover.daemon")
 
 #: Descriptors looked at in one turn.
 _DESCRIPTORS = 64
+#: So long results are let gather; a worker that has calls enough before it does some ten meanwhile.
+_NAP_S = 0.0003
 #: Messages taken before the other descriptors are looked at again.
 _BATCH = 64
 
@@ -168,15 +172,19 @@ class Shell:
     def run(self) -> None:
         """Serve until draining or stopping has ended, or `leave` is called."""
         self.happen(e.DaemonStarted())
+        self._flush()
         post, epoll, watched = self.post, self._epoll, self._watched
         # The router's descriptor says that its state may have changed, no more: the state itself is looked at each time.
         epoll.register(post.socket, select.EPOLLIN)
         while not self._exiting:
             due = self._next_deadline()
             if post.has_more():
+                self._arrivals.has_time = False
                 self._receive(self._clock())
                 timeout_s = 0.0
             else:
+                if self._arrivals.has_time:
+                    self._nap()
                 timeout_s = -1.0 if due is None else max(0.0, due - self._clock())
             for fd, _ in epoll.poll(timeout_s, _DESCRIPTORS):
                 callback = watched.get(fd)
@@ -186,6 +194,19 @@ class Shell:
                 now = self._clock()
                 if now >= due:
                     self._keep_time(now)
+            self._flush()
+
+    def _nap(self) -> None:
+        """Let results gather, which the workers go on writing meanwhile: to wake up for each would cost the two of them more
+        than all that there is to do. A client's message ends it.
+        """
+        self._arrivals.has_time = False
+        select.select((self.post.socket,), (), (), _NAP_S)
+
+    def _flush(self) -> None:
+        """What this turn of the loop has to say. Workers first: they have something to do."""
+        self._lines.flush()
+        self.post.flush()
 
     def leave(self) -> None:
         """End the loop after what it is doing now."""
@@ -209,10 +230,18 @@ class Shell:
                 routing_id, frames = post.receive()
             except zmq.Again:
                 return
-            take(routing_id, frames, now)
+            for each in self._split(routing_id, frames):
+                take(routing_id, each, now)
             if not post.has_more():
                 return
             now = self._clock()
+
+    def _split(self, routing_id: bytes, frames: list[Any]) -> Sequence[Sequence[Any]]:
+        try:
+            return codec.split(frames, "client")
+        except WireError as error:
+            self.post.reject(routing_id, "WireError", str(error), kind="not a message")
+            return ()
 
     def _give_up(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """A worker is of no more use; it is replaced."""

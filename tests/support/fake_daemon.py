@@ -136,13 +136,15 @@ class FakeDaemon:
                 if ready is self._socket:
                     with contextlib.suppress(zmq.Again):
                         while True:
-                            self._take(*self._socket.recv_multipart(zmq.NOBLOCK))
+                            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                            for each in codec.split(frames, "client"):
+                                self._take(peer, *each)
                 else:
                     self._out.recv(4096)
             while self._orders:
                 self._orders.popleft()()
 
-    def _take(self, peer: bytes, *frames: bytes) -> None:
+    def _take(self, peer: bytes, *frames: Any) -> None:
         if peer != self._peer and codec.incarnation(frames) not in (0, self.incarnation):
             return
         incoming = codec.FROM_CLIENT.read(list(frames))

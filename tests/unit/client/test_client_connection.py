@@ -20,6 +20,7 @@ from plover.client.connection import Connection
 from plover.client.turns import Turn
 from plover.errors import AccessDenied, DaemonLost, DaemonUnreachable, PloverError
 from plover.versions import versions
+from plover.wire import codec
 from plover.wire import messages as m
 from tests.support.fake_daemon import PATIENCE_S, FakeDaemon, FakeSession, wait_until
 
@@ -194,6 +195,38 @@ class TestGoingOn:
         future = session.submit(1)
         wait_until(future.has_ended, "it has ended")
         session.daemon.wait_for(m.Acknowledge)
+
+    def test_calls_that_nobody_waits_for_are_gathered(
+        self, session: FakeSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session.call("first")
+        sent: list[int] = []
+        link, send = session.connection._line.link, session.connection._line.link.send
+        monkeypatch.setattr(
+            link, "send", lambda frames: (sent.append(len(codec.split(frames, "client"))), send(frames))
+        )
+        monkeypatch.setattr(connections, "GATHER_S", 60.0)
+        futures = [session.submit(number) for number in range(100)]
+        assert sent[0] == 1, "the first one goes at once"
+        assert max(sent) > 20, "many go together"
+        assert [future.result(PATIENCE_S) for future in futures] == list(range(100))
+        assert sum(sent) >= 100
+
+    def test_gathered_calls_go_though_nobody_asks(self, session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "GATHER_S", 60.0)
+        session.call("first")
+        futures = [session.submit(number) for number in range(10)]
+        wait_until(lambda: all(future.has_ended() for future in futures), "all have ended")
+
+    def test_the_turn_comes_back_from_the_io_thread(self, session: FakeSession) -> None:
+        turns = session.connection._line.turns
+        session.daemon.held.add("slow")
+        slow = session.submit("slow")
+        wait_until(lambda: turns.holder is turns.io, "the I/O thread looks after what nobody waits for")
+        assert session.call("quick") == "quick"
+        assert session.call("another") == "another"
+        session.daemon.release("slow")
+        assert slow.result(PATIENCE_S) == "slow"
 
     def test_a_daemon_that_has_forgotten_the_client(self, session: FakeSession) -> None:
         session.daemon.held.add("held")

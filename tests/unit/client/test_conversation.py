@@ -50,7 +50,7 @@ class FakeLink:
         self.late: list[list[Any]] = []
 
     def send(self, frames: list[Any]) -> None:
-        self.sent.append(codec.FROM_CLIENT.read(frames).message)
+        self.sent += [codec.FROM_CLIENT.read(each).message for each in codec.split(frames, "client")]
 
     def receive(self) -> list[Any]:
         if not self.late:
@@ -87,7 +87,7 @@ class Talk:
     def send(self, now: float = 0.0) -> list[Any]:
         """Send the outbox; returns the messages."""
         while self.talk.outbox:
-            self.talk.send(self.link, self.talk.outbox[0], now)
+            self.talk.send(self.link, [self.talk.outbox[0]], now)
             self.talk.outbox.popleft()
         return self.link.take()
 
