@@ -168,15 +168,16 @@ class Connection:
         """
         talk = self._line.talk
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        talk.replies.append(reply)
+        question = (message, reply)
+        talk.questions.append(question)
         try:
             self._take_turn(message)
             answer = self.wait_for(functools.partial(reply.get, timeout=timeout_s))
         except queue.Empty:
             raise talk.unreachable(timeout_s) from None
         finally:
-            if reply in talk.replies:  # its answer may still come, and is nobody's
-                talk.replies.remove(reply)
+            if question in talk.questions:  # its answer may still come, and is nobody's
+                talk.questions.remove(question)
         if isinstance(answer, PloverError):
             raise for_call(answer, None)
         return answer
