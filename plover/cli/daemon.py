@@ -8,7 +8,6 @@ to a default profile's. A daemon is ended on its own machine only: what comes ov
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
@@ -112,7 +111,7 @@ def _detach(config: DaemonConfig) -> int:
             raise PloverError(said or f"the daemon ended while it started; see {log}")
         print(f"plover: a daemon serves {said.removeprefix(_READY)}; its log is {log}")
         return 0
-    status = 1
+    status, is_awaited = 1, True
     try:
         os.close(reading)
         os.setsid()
@@ -122,13 +121,18 @@ def _detach(config: DaemonConfig) -> int:
             os.dup2(source, target)
 
         def ready(bound: tuple[str, ...]) -> None:
+            nonlocal is_awaited
+            is_awaited = False
             os.write(writing, (_READY + ", ".join(bound)).encode())
             os.close(writing)
 
         status = _serve(config, ready)
-    except (PloverError, OSError) as error:
-        with contextlib.suppress(OSError):
+    except BaseException as error:
+        if is_awaited and isinstance(error, (PloverError, OSError)):
             os.write(writing, str(error).encode())
+        else:
+            what = "the daemon %d ends, by a fault of its own or for what its machine does not give it"
+            logging.getLogger("plover.daemon").critical(what, os.getpid(), exc_info=error)
     finally:
         os._exit(status)
 
@@ -240,6 +244,8 @@ def _describe(document: dict[str, Any]) -> str:
         f"refused: {scheduler['refused']}"
     )
     lines.append(f"  clients: {scheduler['clients_present']} present, {scheduler['clients_absent']} absent")
+    if document["full"]:
+        lines.append(f"  full: too many connections, so nobody else is let in at {', '.join(document['full'])}")
     if document["refused_messages"]:
         what = ", ".join(f"{count} × {kind}" for kind, count in document["refused_messages"].items())
         lines.append(f"  refused messages: {what}")

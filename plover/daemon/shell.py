@@ -24,6 +24,7 @@ from plover.daemon import status
 from plover.daemon.arrivals import Arrivals
 from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonConfig
+from plover.daemon.descriptors import Budget
 from plover.daemon.hands import Hands
 from plover.daemon.launchers import base
 from plover.daemon.lines import Lines
@@ -59,6 +60,7 @@ class Shell:
         scheduler: fresh.
         launcher: fresh.
         secret: lets clients in.
+        budget: of descriptors.
         clock: monotonic seconds.
     """
 
@@ -69,6 +71,7 @@ class Shell:
         scheduler: Scheduler,
         launcher: base.Launcher,
         secret: bytes,
+        budget: Budget,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -86,7 +89,7 @@ class Shell:
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
-        self.post = Post(config.addresses, self.incarnation, self._peers, message_limit)
+        self.post = Post(config.addresses, self.incarnation, self._peers, message_limit, budget)
         self._lines = Lines(
             self,
             self.incarnation,
@@ -133,6 +136,7 @@ class Shell:
             show=self._show,
         )
         self.watch(launcher.fileno(), lambda: self._news.take(self._clock()))
+        self.watch(self.post.doors.fileno(), lambda: self.post.doors.take(self._clock()))
 
     # -- the loop -------------------------------------------------------------------------------------------------------
 
@@ -230,7 +234,13 @@ class Shell:
     def _next_deadline(self) -> float | None:
         """When the loop must look at the clock, if no message comes before."""
         due: float | None = None
-        for moment in (self.scheduler.next_deadline(), self._pipes.due(), self._news.due(), self._lines.due()):
+        for moment in (
+            self.scheduler.next_deadline(),
+            self._pipes.due(),
+            self._news.due(),
+            self._lines.due(),
+            self.post.doors.due(),
+        ):
             if moment is not None and (due is None or moment < due):
                 due = moment
         return due
@@ -239,6 +249,7 @@ class Shell:
         self._pipes.keep_time(now)
         self._news.keep_time(now)
         self._lines.keep_time(now)
+        self.post.doors.keep_time(now)
         deadline = self.scheduler.next_deadline()
         if deadline is not None and now >= deadline:
             self.happen(e.DeadlineReached(), now)
