@@ -229,9 +229,9 @@ def _describe(document: dict[str, Any]) -> str:
             line += f"  nest {nest['nest']} {nest['state']}"
             for number in nest["workers"]:
                 worker = workers[number]
-                pid = document["pids"].get(str(number), "?")
+                pid = document["pids"].get(str(number))
                 line += (
-                    f"  worker {number} (pid {pid}) {worker['state']}, {worker['calls_done']} calls done, "
+                    f"  worker {number} (pid {pid or '-'}) {worker['state']}, {worker['calls_done']} calls done, "
                     f"{worker['known_functions']} functions live"
                 )
         if device["last_failure"]:

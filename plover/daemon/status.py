@@ -27,7 +27,7 @@ def document(shell: Shell, now: float) -> bytes:
         "uptime_s": round(now - shell.started, 3),
         "launcher": shell.config.launcher,
         "versions": msgspec.structs.asdict(versions()),
-        "pids": {worker.number: worker.pid for worker in shell.workers},
+        "pids": {worker.number: worker.pid or None for worker in shell.workers},
         "functions": len(shell.functions),
         "full": shell.post.doors.shut,
         "refused_messages": dict(shell.post.refused),

@@ -29,11 +29,18 @@ class Lost(msgspec.Struct, frozen=True):
     out_of_memory: bool = False
 
 
+Workers = Literal["busy", "starting", "failing"]
+
+
 class TimedOut(msgspec.Struct, frozen=True):
-    """The call waited (`queue`) or ran (`run`) longer than it was allowed to."""
+    """The call waited (`queue`) or ran (`run`) longer than it was allowed to. What it waited for: workers that were `busy`
+    with others, one that was still `starting`, or one that had been `failing` to start, as `failure` says.
+    """
 
     phase: Literal["queue", "run"]
     limit_s: float
+    workers: Workers = "busy"
+    failure: str = ""
 
 
 class Cancelled(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from plover.bundles.format import BundleSet
+from plover.daemon.scheduler.commands import Workers
 from plover.daemon.scheduler.state import LONG_S, Call, Demand, DemandKey, DeviceClass, Flow, FlowKey, Shape, World
 
 UNKNOWN_RUN_S = 1.0  # the estimate for a function that was never measured
@@ -171,6 +172,16 @@ class FairQueues:
             demand.flows.push(flow.start, self._world.next_number(), flow)
             return bool(demand.rank) and not is_ranked_right(demand, flow.start)
         return False
+
+    def obstacle(self, demand: Demand) -> tuple[Workers, str]:
+        """Why a call of this demand waits: for whom, and what failed last. Linear: for rare events only."""
+        workers = [each for each in self._world.workers.values() if each.nest.pool in demand.pools]
+        if any(worker.state == "busy" for worker in workers):
+            return "busy", ""
+        if demand.starting or demand.claims:
+            return "starting", ""
+        failures = [each.last_failure for kind in demand.classes for each in kind.devices if each.state == "suspect"]
+        return ("failing", failures[-1]) if failures else ("busy", "")
 
     def distrust(self, flow: Flow) -> None:
         """A call of this flow killed its worker: whatever stands behind the next one is in danger."""

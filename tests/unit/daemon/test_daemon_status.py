@@ -27,7 +27,7 @@ def shell() -> Any:
         config=CONFIG,
         incarnation=0xABC,
         started=10.0,
-        workers=[types.SimpleNamespace(number=1, pid=77, token=TOKEN)],
+        workers=[types.SimpleNamespace(number=1, pid=77, token=TOKEN), types.SimpleNamespace(number=2, pid=0)],
         functions=functions,
         post=types.SimpleNamespace(refused=Counter({"peer": 2}), doors=types.SimpleNamespace(shut=["ipc:///full"])),
         secret=b"the-secret-of-the-socket",
@@ -45,7 +45,7 @@ def test_it_says_what_the_daemon_knows_of_itself() -> None:
     assert found["pid"] == os.getpid()
     assert found["addresses"] == ["ipc:///run/x/daemon.sock"]
     assert (found["incarnation"], found["uptime_s"], found["launcher"]) == ("abc", 2.5, "process")
-    assert found["pids"] == {"1": 77}
+    assert found["pids"] == {"1": 77, "2": None}
     assert (found["functions"], found["refused_messages"]) == (1, {"peer": 2})
     assert found["full"] == ["ipc:///full"]
     assert len(found["versions"]) == 3
