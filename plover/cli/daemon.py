@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from plover.daemon.config import DaemonConfig
 
 _END_S = 60.0
+#: A client with unfinished calls pings every 10 s.
+_SILENT_S = 12.0
 #: What a detached daemon says to the command that started it, before its addresses.
 _READY = "ready "
 
@@ -244,6 +246,12 @@ def _describe(document: dict[str, Any]) -> str:
         f"refused: {scheduler['refused']}"
     )
     lines.append(f"  clients: {scheduler['clients_present']} present, {scheduler['clients_absent']} absent")
+    lines += [
+        f"    {client['client']} of tenant {client['tenant']}: silent for {client['silent_s']:.0f} s, {client['calls']} "
+        "calls unfinished"
+        for client in scheduler["clients"]
+        if client["silent_s"] > _SILENT_S
+    ]
     if document["full"]:
         lines.append(f"  full: too many connections, so nobody else is let in at {', '.join(document['full'])}")
     if document["refused_messages"]:

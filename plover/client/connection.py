@@ -31,6 +31,7 @@ from plover.client.line import Line
 from plover.client.turns import ATTEND_S, SLICE_S, Turn
 from plover.errors import DaemonLost, PloverError
 from plover.serialize import Buffer
+from plover.wire import identity
 from plover.wire import messages as m
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Connection:
         self.client = secrets.token_bytes(16)
         self._submissions = itertools.count(1)
         self._pid = os.getpid()
-        self._line = line = Line(address, m.Hello(self.client, secret, versions))
+        self._line = line = Line(address, m.Hello(self.client, secret, versions, *identity.of_this_process()))
         self._io = IoThread(line)
         _living.add(self)
         try:

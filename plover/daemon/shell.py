@@ -28,10 +28,11 @@ from plover.daemon.descriptors import Budget
 from plover.daemon.hands import Hands
 from plover.daemon.launchers import base
 from plover.daemon.lines import Lines
+from plover.daemon.lives import Lives
 from plover.daemon.news import News
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
-from plover.daemon.peers import Peers
+from plover.daemon.peers import ClientPeer, Peers
 from plover.daemon.pipes import Pipes
 from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
@@ -99,9 +100,11 @@ class Shell:
             clock,
         )
         self._pipes = Pipes(self, self._show)
+        self._lives = Lives(self, self._client_died)
         self._arrivals = Arrivals(
             post=self.post,
             peers=self._peers,
+            lives=self._lives,
             workers=self.workers,
             calls=self._calls,
             functions=self.functions,
@@ -202,6 +205,7 @@ class Shell:
             self.workers.remove(worker.number)
             self._lines.close(worker, self._clock())
             worker.close()
+        self._lives.close()
         self._epoll.close()
         self.post.close()
 
@@ -217,6 +221,15 @@ class Shell:
             if not post.has_more():
                 return
             now = self._clock()
+
+    def _client_died(self, pid: int, clients: list[ClientPeer]) -> None:
+        """What it had submitted is of no use to anybody any more; what it said last was never heard, and is not taken."""
+        log.info("process %d has ended without a goodbye to this daemon; its calls are cancelled", pid)
+        for peer in clients:
+            routing_id = self._peers.routing_id_of(peer.client)
+            if routing_id is not None:
+                self._peers.forget(routing_id)
+            self.happen(e.ClientGone(tenant=peer.tenant, client=peer.client))
 
     def _give_up(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """A worker is of no more use; it is replaced."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def document(shell: Shell, now: float) -> bytes:
     """The daemon's state as JSON."""
     snapshot = msgspec.to_builtins(shell.scheduler.snapshot())
+    for client in snapshot["clients"]:
+        client["silent_s"] = round(now - client.pop("seen_at"), 3)
     content: dict[str, Any] = {
         "pid": os.getpid(),
         "addresses": list(shell.config.addresses),

@@ -373,10 +373,10 @@ class RawPeer:
         """The next message that the daemon sends."""
         return codec.TO_CLIENT.read(self.socket.recv_multipart()).message
 
-    def hello(self) -> m.Welcome:
-        """Shake hands as a client."""
+    def hello(self, pid: int = 0, started: int = 0) -> m.Welcome:
+        """Shake hands as a client, of a process that may be another."""
         secret = addresses.read_secret(addresses.socket_path(self.address))
-        self.say(m.Hello(self.client, secret, versions()), 0)
+        self.say(m.Hello(self.client, secret, versions(), pid, started), 0)
         welcome = self.hear()
         assert isinstance(welcome, m.Welcome), welcome
         self.incarnation = welcome.incarnation

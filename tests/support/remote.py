@@ -140,11 +140,11 @@ class RawGuest(RawPeer):
         with _claiming(routing_id):
             curve.connect(self.socket, host.tcp, server=server, public=public, secret=own)
 
-    def hello(self) -> m.Welcome:
-        """Shake hands as a guest."""
+    def hello(self, pid: int = 0, started: int = 0) -> m.Welcome:
+        """Shake hands as a guest, of a process that may be another."""
         from plover.versions import versions
 
-        self.say(m.Hello(self.client, self._secret, versions()), 0)
+        self.say(m.Hello(self.client, self._secret, versions(), pid, started), 0)
         welcome = self.hear()
         assert isinstance(welcome, m.Welcome), welcome
         self.incarnation = welcome.incarnation
