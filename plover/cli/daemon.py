@@ -117,8 +117,7 @@ def _detach(config: DaemonConfig) -> int:
     try:
         os.close(reading)
         os.setsid()
-        null = os.open(os.devnull, os.O_RDONLY)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        null, output = os.open(os.devnull, os.O_RDONLY), _open_log(log)
         for source, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
 
@@ -137,6 +136,16 @@ def _detach(config: DaemonConfig) -> int:
             logging.getLogger("plover.daemon").critical(what, os.getpid(), exc_info=error)
     finally:
         os._exit(status)
+
+
+def _open_log(path: Path) -> int:
+    """Raises PloverError where nothing can be written to it: a daemon that says nothing is not to be had."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(fd, f"-- plover start, process {os.getpid()}\n".encode())
+    except OSError as error:
+        raise addresses.cannot_write(path, error) from None
+    return fd
 
 
 # -- talking to one ----------------------------------------------------------------------------------------------------

@@ -138,9 +138,13 @@ def _lock(directory: Path) -> int:
 
     Raises:
         AccessDenied: another one has it.
+        PloverError: it cannot be written.
     """
     path = directory / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise addresses.cannot_write(path, error) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -150,8 +154,12 @@ def _lock(directory: Path) -> int:
             f"the state directory {directory} is used by the daemon with pid {owner}: stop that one with `plover stop`, "
             "or give this one another with --state-dir"
         ) from None
-    os.ftruncate(fd, 0)
-    os.write(fd, str(os.getpid()).encode())
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, str(os.getpid()).encode())
+    except OSError as error:
+        os.close(fd)
+        raise addresses.cannot_write(path, error) from None
     return fd
 
 
