@@ -32,6 +32,7 @@ from plover.client.line import Line
 from plover.client.turns import ATTEND_S, GATHER_S, GATHERED, SLICE_S, Turn
 from plover.errors import DaemonLost, PloverError
 from plover.serialize import Buffer
+from plover.wire import identity
 from plover.wire import messages as m
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Connection:
         self.client = secrets.token_bytes(16)
         self._submissions = itertools.count(1)
         self._pid = os.getpid()
-        self._line = line = Line(address, m.Hello(self.client, secret, versions))
+        self._line = line = Line(address, m.Hello(self.client, secret, versions, *identity.of_this_process()))
         self._io = IoThread(line)
         _living.add(self)
         try:
@@ -171,15 +172,16 @@ class Connection:
         """
         talk = self._line.talk
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        talk.replies.append(reply)
+        question = (message, reply)
+        talk.questions.append(question)
         try:
             self._take_turn(message)
             answer = self.wait_for(functools.partial(reply.get, timeout=timeout_s))
         except queue.Empty:
             raise talk.unreachable(timeout_s) from None
         finally:
-            if reply in talk.replies:  # its answer may still come, and is nobody's
-                talk.replies.remove(reply)
+            if question in talk.questions:  # its answer may still come, and is nobody's
+                talk.questions.remove(question)
         if isinstance(answer, PloverError):
             raise for_call(answer, None)
         return answer

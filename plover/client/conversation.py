@@ -8,7 +8,7 @@ Guarantees: a call is in the outbox, or may have been sent, as long as it is in 
 an outcome is delivered before its call is taken off. So a caller's part may be interrupted anywhere: after a reconnection
 the daemon is asked for what may have been sent, and delivering twice does no harm. What the daemon does not know then is
 sent again if it cannot have been forgotten (a client that was never silent for as long as its lease), or may run twice;
-otherwise it ends as `DaemonLost`. Cancellations and acknowledgements are made again, too; only output may be lost.
+otherwise it ends as `DaemonLost`. Cancellations, acknowledgements and questions are made again, too; only output may be lost.
 
 Assumes: every method is called by whoever has the turn, but for `end`.
 """
@@ -16,6 +16,7 @@ Assumes: every method is called by whoever has the turn, but for `end`.
 from __future__ import annotations
 
 import collections
+import contextlib
 import queue
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +30,7 @@ from plover.errors import DaemonLost, DaemonUnreachable, PloverError, WireError
 from plover.wire import codec
 from plover.wire import messages as m
 
-__all__ = ["Conversation"]
+__all__ = ["Conversation", "Question"]
 
 #: How long a daemon may take to shake hands, at first and again after the connection broke.
 HANDSHAKE_S = 10.0
@@ -43,6 +44,9 @@ ACKNOWLEDGE_AT = 256
 ACKNOWLEDGE_S = 0.1
 #: Calls that were gathered are sent when the next comes, or somebody waits; or after so long, by the I/O thread.
 GATHERED_FOR_S = 0.002
+
+#: What the operator asked, and where the answer goes.
+Question = tuple[m.AskStatus | m.AskToEnd, queue.SimpleQueue[Any]]
 
 
 class Conversation:
@@ -58,7 +62,7 @@ class Conversation:
         outbox: calls and other messages that wait for whoever has the turn, in order.
         gathered_at: when a call was last left in the outbox without anybody's being about to send it.
         inbox: messages that a caller left to the I/O thread, in order.
-        replies: who waits for the answer to a question of the operator's, in order.
+        questions: the operator's that have no answer yet, and who waits for it, in order.
         welcome: the daemon's first answer; kept up to date over reconnections.
         shaken: whether hands are shaken, so that anything else may be said.
         broken: a new link must be made, and hands be shaken again.
@@ -69,8 +73,8 @@ class Conversation:
         self.calls = PendingCalls()
         self.outbox: collections.deque[PendingCall | m.FromClient] = collections.deque()
         self.inbox: collections.deque[Sequence[Any]] = collections.deque()
-        self.replies: collections.deque[queue.SimpleQueue[Any]] = collections.deque()
         self.gathered_at = 0.0
+        self.questions: collections.deque[Question] = collections.deque()
         self.welcome: m.Welcome | None = None
         self.shaken = False
         self.broken = False
@@ -270,8 +274,8 @@ class Conversation:
                 for submission in message.submissions:
                     self._unknown(submission)
             case m.Status() | m.Ending():
-                if self.replies:
-                    self.replies.popleft().put(message)
+                if self.questions:
+                    self.questions.popleft()[1].put(message)
 
     def _unknown(self, submission: int) -> None:
         call = self.calls.find(submission)
@@ -295,7 +299,16 @@ class Conversation:
         elif before is not None:
             self._was_silent = self._was_silent or now - self._spoke_at > LEASE_IS_SAFE_S
             self._must_ask = True
+            self._ask_again()
         self.shaken = True
+
+    def _ask_again(self) -> None:
+        """A question, or its answer, may have been lost with the connection. In order, as they are answered."""
+        questions = [question for question, _ in self.questions]
+        for question in questions:
+            with contextlib.suppress(ValueError):  # it was sent
+                self.outbox.remove(question)
+        self.outbox.extend(questions)
 
     def _rejected(self, message: m.Rejected) -> None:
         if message.submission is not None:
@@ -325,8 +338,8 @@ class Conversation:
             submission, call = next(iter(pending.items()))
             call.future.fail(for_call(self.ended, call.future.call_id))
             del pending[submission]
-        while self.replies:
-            self.replies.popleft().put(self.ended)
+        while self.questions:
+            self.questions.popleft()[1].put(self.ended)
 
     def unreachable(self, waited_s: float) -> DaemonUnreachable:
         """Nobody answered."""

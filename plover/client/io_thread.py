@@ -136,7 +136,7 @@ class IoThread:
 
     def _gives_back(self, io: Turn) -> bool:
         line, talk, turns = self._line, self._line.talk, self._line.turns
-        busy = talk.broken or not talk.shaken or talk.replies or line.close_by is not None
+        busy = talk.broken or not talk.shaken or talk.questions or line.close_by is not None
         with line.lock:
             if not (busy or talk.inbox or talk.outbox or turns.io_wanted):
                 turns.io_gives_back(io, bool(talk.calls.pending))

@@ -16,6 +16,7 @@ from plover.daemon import modules
 from plover.daemon.calls import CallRecord, CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.guests import FROM_GUEST, client_of, status_for
+from plover.daemon.lives import Lives
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
 from plover.daemon.peers import ClientPeer, GuestPeer, Peers
@@ -42,7 +43,7 @@ class Arrivals:
 
     Args:
         post: for answers that need no decision.
-        peers, workers, calls, functions, pipes: the daemon's books.
+        peers, lives, workers, calls, functions, pipes: the daemon's books.
         limits: of the shell.
         incarnation: the daemon's.
         devices: of this host.
@@ -60,6 +61,7 @@ class Arrivals:
         *,
         post: Post,
         peers: Peers,
+        lives: Lives,
         workers: Workers,
         calls: CallRecords,
         functions: FunctionStore,
@@ -74,6 +76,7 @@ class Arrivals:
     ) -> None:
         self._post = post
         self._peers = peers
+        self._lives = lives
         self._workers = workers
         self._calls = calls
         self._functions = functions
@@ -147,6 +150,8 @@ class Arrivals:
         )
         self._post.send(routing_id, welcome)
         self._happen(e.ClientConnected(tenant=peer.tenant, client=peer.client), now)
+        if self._post.key is None:
+            self._lives.greet(peer, hello.pid, hello.started)
 
     def _admit_guest(self, routing_id: bytes, hello: m.Hello, key: str) -> GuestPeer | None:
         """A guest proved its key when it connected; since then it may have been revoked."""
@@ -202,6 +207,7 @@ class Arrivals:
             case m.Goodbye():
                 self._happen(e.ClientGone(tenant=tenant, client=client), now)
                 self._peers.forget(routing_id)
+                self._lives.forget(client)
             case m.AskStatus():
                 self._post.send(routing_id, m.Status(self._status(now)))
             case m.AskToEnd(drain=drain):

@@ -23,6 +23,7 @@ class DaemonLimits(msgspec.Struct, frozen=True, kw_only=True):
     functions_bytes_per_tenant: int = 1 << 30
     output_bytes_per_call: int = 10 << 20
     last_output_bytes: int = 4 << 10
+    connections: int = 10_000
 
 
 class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):

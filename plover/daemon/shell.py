@@ -25,13 +25,15 @@ from plover.daemon import status
 from plover.daemon.arrivals import Arrivals
 from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonConfig
+from plover.daemon.descriptors import Budget
 from plover.daemon.hands import Hands
 from plover.daemon.launchers import base
 from plover.daemon.lines import Lines
+from plover.daemon.lives import Lives
 from plover.daemon.news import News
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
-from plover.daemon.peers import Peers
+from plover.daemon.peers import ClientPeer, Peers
 from plover.daemon.pipes import Pipes
 from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
@@ -63,6 +65,7 @@ class Shell:
         scheduler: fresh.
         launcher: fresh.
         secret: lets clients in.
+        budget: of descriptors.
         clock: monotonic seconds.
     """
 
@@ -73,6 +76,7 @@ class Shell:
         scheduler: Scheduler,
         launcher: base.Launcher,
         secret: bytes,
+        budget: Budget,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -90,7 +94,7 @@ class Shell:
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
-        self.post = Post(config.addresses, self.incarnation, self._peers, message_limit)
+        self.post = Post(config.addresses, self.incarnation, self._peers, message_limit, budget)
         self._lines = Lines(
             self,
             self.incarnation,
@@ -100,9 +104,11 @@ class Shell:
             clock,
         )
         self._pipes = Pipes(self, self._show)
+        self._lives = Lives(self, self._client_died)
         self._arrivals = Arrivals(
             post=self.post,
             peers=self._peers,
+            lives=self._lives,
             workers=self.workers,
             calls=self._calls,
             functions=self.functions,
@@ -137,6 +143,7 @@ class Shell:
             show=self._show,
         )
         self.watch(launcher.fileno(), lambda: self._news.take(self._clock()))
+        self.watch(self.post.doors.fileno(), lambda: self.post.doors.take(self._clock()))
 
     # -- the loop -------------------------------------------------------------------------------------------------------
 
@@ -219,6 +226,7 @@ class Shell:
             self.workers.remove(worker.number)
             self._lines.close(worker, self._clock())
             worker.close()
+        self._lives.close()
         self._epoll.close()
         self.post.close()
 
@@ -243,6 +251,15 @@ class Shell:
             self.post.reject(routing_id, "WireError", str(error), kind="not a message")
             return ()
 
+    def _client_died(self, pid: int, clients: list[ClientPeer]) -> None:
+        """What it had submitted is of no use to anybody any more; what it said last was never heard, and is not taken."""
+        log.info("process %d has ended without a goodbye to this daemon; its calls are cancelled", pid)
+        for peer in clients:
+            routing_id = self._peers.routing_id_of(peer.client)
+            if routing_id is not None:
+                self._peers.forget(routing_id)
+            self.happen(e.ClientGone(tenant=peer.tenant, client=peer.client))
+
     def _give_up(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """A worker is of no more use; it is replaced."""
         log.warning("%s is given up: %s", worker.name, reason)
@@ -259,7 +276,13 @@ class Shell:
     def _next_deadline(self) -> float | None:
         """When the loop must look at the clock, if no message comes before."""
         due: float | None = None
-        for moment in (self.scheduler.next_deadline(), self._pipes.due(), self._news.due(), self._lines.due()):
+        for moment in (
+            self.scheduler.next_deadline(),
+            self._pipes.due(),
+            self._news.due(),
+            self._lines.due(),
+            self.post.doors.due(),
+        ):
             if moment is not None and (due is None or moment < due):
                 due = moment
         return due
@@ -268,6 +291,7 @@ class Shell:
         self._pipes.keep_time(now)
         self._news.keep_time(now)
         self._lines.keep_time(now)
+        self.post.doors.keep_time(now)
         deadline = self.scheduler.next_deadline()
         if deadline is not None and now >= deadline:
             self.happen(e.DeadlineReached(), now)

@@ -249,6 +249,11 @@ class Reader(Generic[T]):
         if version != PROTOCOL:
             raise WireError(_other_version(version, self._side), fault=self._side)
         end = PREFIX_SIZE + length
+        if length > HEADER_LIMIT and end > len(first):
+            raise self._refuse(
+                f"a damaged message, or none of Plover's: its prefix speaks of a header of {length} bytes, beyond the "
+                f"limit of {HEADER_LIMIT}, and {len(first) - PREFIX_SIZE} follow"
+            )
         if length > HEADER_LIMIT:
             raise self._refuse(f"a header of {length} bytes; the limit is {HEADER_LIMIT}")
         if end > len(first):

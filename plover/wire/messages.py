@@ -140,11 +140,15 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """A client's first message. `client` names it across reconnections; `secret` is the socket's own."""
+    """A client's first message. `client` names it across reconnections; `secret` is the socket's own; `pid` and `started` say
+    which process it is, as `plover.wire.identity` has it (0: it cannot tell).
+    """
 
     client: bytes
     secret: bytes
     versions: Versions
+    pid: int = 0
+    started: int = 0
 
 
 class Submit(Message, frozen=True, tag="submit"):

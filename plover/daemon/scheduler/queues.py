@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from plover.bundles.format import BundleSet
+from plover.daemon.scheduler.commands import Workers
 from plover.daemon.scheduler.state import LONG_S, Call, Demand, DemandKey, DeviceClass, Flow, FlowKey, Shape, World
 
 UNKNOWN_RUN_S = 1.0  # the estimate for a function that was never measured
@@ -181,6 +182,16 @@ class FairQueues:
         flow.peak_s = peak_s = run_s if run_s > peak_s else peak_s
         flow.pace_s = run_s if is_first else flow.pace_s + _WEIGHT * (run_s - flow.pace_s)
         flow.expected_s = flow.pace_s if peak_s <= self._world.limits.prefetch_s else LONG_S
+
+    def obstacle(self, demand: Demand) -> tuple[Workers, str]:
+        """Why a call of this demand waits: for whom, and what failed last. Linear: for rare events only."""
+        workers = [each for each in self._world.workers.values() if each.nest.pool in demand.pools]
+        if any(worker.state == "busy" for worker in workers):
+            return "busy", ""
+        if demand.starting or demand.claims:
+            return "starting", ""
+        failures = [each.last_failure for kind in demand.classes for each in kind.devices if each.state == "suspect"]
+        return ("failing", failures[-1]) if failures else ("busy", "")
 
     def distrust(self, flow: Flow) -> None:
         """A call of this flow killed its worker: whatever stands behind the next one is in danger."""

@@ -103,7 +103,7 @@ class TestAsking:
         session.daemon.silent = False
         session.daemon.say(m.Status(b"late"))
         assert session.connection.ask(m.AskStatus()).document in (b"{}", b"late")
-        assert not session.connection._line.talk.replies
+        assert not session.connection._line.talk.questions
 
     def test_the_connection_ends_meanwhile(self, session: FakeSession) -> None:
         session.daemon.silent = True

@@ -306,10 +306,24 @@ def test_answers_to_questions_in_order() -> None:
     talk = Talk()
     talk.hear(m.Status(b"nobody asked"))
     asked: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue(), queue.SimpleQueue()]
-    talk.talk.replies.extend(asked)
+    talk.talk.questions.extend([(m.AskStatus(), asked[0]), (m.AskToEnd(True), asked[1])])
     talk.hear(m.Status(b"1"))
     talk.hear(m.Ending(2))
     assert [each.get_nowait() for each in asked] == [m.Status(b"1"), m.Ending(2)]
+
+
+def test_a_question_is_asked_again_after_a_reconnection_once() -> None:
+    """It, or its answer, may have been lost with the connection: with a daemon that had forgotten the client, it was."""
+    talk = Talk()
+    sent, waiting = m.AskStatus(), m.AskToEnd(True)
+    asked: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue(), queue.SimpleQueue()]
+    talk.talk.questions.extend([(sent, asked[0]), (waiting, asked[1])])
+    talk.talk.outbox.append(sent)
+    assert talk.send() == [sent]
+    talk.talk.outbox.append(waiting)  # when the connection broke it had not been sent
+    talk.hear(m.Rejected("WireError", "who are you", None, 0))
+    talk.reconnect(1.0)
+    assert talk.send(1.0) == [sent, waiting]
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -491,7 +505,7 @@ def test_each_call_has_an_exception_of_its_own() -> None:
     cancelled = talk.call(3)
     cancelled.future.cancel()
     asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    talk.talk.replies.append(asked)
+    talk.talk.questions.append((m.AskStatus(), asked))
     talk.talk.end(reason := DaemonLost("gone", address="a"))
     talk.talk.end_calls()
     errors: list[Any] = [call.future.exception(0) for call in calls]

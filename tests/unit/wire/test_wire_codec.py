@@ -124,9 +124,17 @@ class TestRefusals:
 
     def test_a_header_past_the_limit(self) -> None:
         length = codec.HEADER_LIMIT + 1
-        text, fault = refusal(codec.FROM_ZYGOTE, [raw(b"", length=length)])
+        text, fault = refusal(codec.FROM_ZYGOTE, [raw(bytes(length), length=length)])
         assert text == f"the zygote sent a header of {length} bytes; the limit is {codec.HEADER_LIMIT}"
         assert fault == "zygote"
+
+    def test_a_prefix_that_is_garbage(self) -> None:
+        """Nothing too large was sent, and nobody should look for it."""
+        text, _ = refusal(codec.FROM_CLIENT, [raw(b"garbage", length=0xDEADBEEF)])
+        assert text.startswith(
+            "the client sent a damaged message, or none of Plover's: its prefix speaks of a header of 3735928559"
+        )
+        assert text.endswith(f"beyond the limit of {codec.HEADER_LIMIT}, and 7 follow")
 
     def test_a_truncated_message(self) -> None:
         whole = codec.write(m.Cancel(5))[0]
