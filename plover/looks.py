@@ -33,6 +33,7 @@ __all__ = [
     "session_html",
     "session_text",
     "several_html",
+    "several_text",
     "table",
 ]
 
@@ -169,8 +170,9 @@ def _session_rows(connection: Connection | None, closed: bool) -> list[tuple[str
         return [("state", "closed")]
     if connection is None:
         return [("state", "no connection yet")]
-    if connection.ended is not None:
-        return [("state", f"lost ({type(connection.ended).__name__}); the next call connects again")]
+    if (trouble := _trouble(connection)) is not None:
+        what_next = "the next call connects again" if connection.ended is not None else "it is being looked for"
+        return [("state", f"{trouble}; {what_next}")]
     welcome, count = connection.welcome, connection.pending
     return [
         ("daemon", f"Plover {welcome.versions.plover}, Python {welcome.versions.python}, pid {welcome.pid}"),
@@ -178,6 +180,27 @@ def _session_rows(connection: Connection | None, closed: bool) -> list[tuple[str
         ("tenant", welcome.tenant),
         ("calls", f"{count or 'no'} call{'' if count == 1 else 's'} pending"),
     ]
+
+
+def _trouble(connection: Connection) -> str | None:
+    """What is wrong with a connection, if anything is known to be."""
+    if connection.ended is not None:
+        return f"lost ({type(connection.ended).__name__})"
+    return None if connection.in_order else "no answer"
+
+
+def several_text(members: Iterable[tuple[str, bool, Connection | None]]) -> str:
+    """``<session with 2 daemons: ipc:///run/a.sock (2 pending), tcp://gpu2:7707 (lost (DaemonLost))>``."""
+    words = [f"{address} ({_health(away, connection)})" for address, away, connection in members]
+    return f"<session with {len(words)} daemons: {', '.join(words)}>"
+
+
+def _health(away: bool, connection: Connection | None) -> str:
+    if away:
+        return "away"
+    if connection is None:
+        return "no connection yet"
+    return _trouble(connection) or f"{connection.pending} pending"
 
 
 def several_html(members: Iterable[tuple[str, bool, Connection | None]]) -> str:

@@ -113,17 +113,17 @@ class SeveralDaemons(Session):
         self._turns = itertools.count()
 
     def __repr__(self) -> str:
-        members = []
-        for member in self._members:
-            connection = member.session.peek()
-            count = connection.pending if connection is not None else 0
-            members.append(f"{member.address} ({'away' if member.away is not None else f'{count} pending'})")
-        return f"<session with {len(members)} daemons: {', '.join(members)}>"
+        from plover.looks import several_text
+
+        return several_text(self._look())
 
     def _repr_html_(self) -> str:
         from plover.looks import several_html
 
-        return several_html((each.address, each.away is not None, each.session.peek()) for each in self._members)
+        return several_html(self._look())
+
+    def _look(self) -> list[tuple[str, bool, Connection | None]]:
+        return [(each.address, each.away is not None, each.session.peek()) for each in self._members]
 
     def connection(self) -> Connection:
         """The connection to one that can be reached; all are met now, and those that cannot be are warned of.

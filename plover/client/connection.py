@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plover.client.calls import Payload, PendingCall, Stage
-from plover.client.conversation import for_call
+from plover.client.conversation import Question, for_call
 from plover.client.futures import Future
 from plover.client.io_thread import IoThread
 from plover.client.line import Line
@@ -161,22 +161,21 @@ class Connection:
                 self._take_turn(m.Cancel(submission))
 
     def ask(self, message: m.AskStatus | m.AskToEnd, timeout_s: float = 5.0) -> Any:
-        """An operator's question and its answer.
+        """An operator's question and its answer; it is asked again if the connection breaks meanwhile.
 
         Raises:
             DaemonUnreachable: no answer came in time.
+            PloverError: the connection has ended.
         """
-        talk = self._line.talk
-        reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        talk.replies.append(reply)
+        talk, question = self._line.talk, Question(message)
+        talk.questions.append(question)
         try:
             self._take_turn(message)
-            answer = self.wait_for(functools.partial(reply.get, timeout=timeout_s))
+            answer = self.wait_for(functools.partial(question.answer.get, timeout=timeout_s))
         except queue.Empty:
             raise talk.unreachable(timeout_s) from None
         finally:
-            if reply in talk.replies:  # its answer may still come, and is nobody's
-                talk.replies.remove(reply)
+            talk.forget(question)  # its answer may still come, and is nobody's
         if isinstance(answer, PloverError):
             raise for_call(answer, None)
         return answer

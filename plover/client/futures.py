@@ -103,6 +103,11 @@ class Future(concurrent.futures.Future[R]):
         return self._call_id
 
     @property
+    def title(self) -> str:
+        """The call for people, as the daemon names it too: its function and its id."""
+        return f"{self._function or 'the call'} ({self.call_id})"
+
+    @property
     def receipt(self) -> Receipt | None:
         """What the call cost; None while it is not done."""
         return self._receipt
@@ -122,16 +127,22 @@ class Future(concurrent.futures.Future[R]):
         return self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 
     def running(self) -> bool:
-        """Always False: a running call can be cancelled as a queued one, and the daemon does not tell when a run begins.
+        """Whether the call is known to run: it has written something (output, a log record, a warning), and is not done.
 
-        A future's `repr` says ``running`` once the call has written something; `plover status` what each worker runs.
+        The daemon does not tell when a run begins, since a message for that would cost every call. So False says nothing of
+        a call that writes nothing: ask `done()` whether it has ended, and `plover status` what each worker runs. Other than
+        one of a thread pool, a running call can be cancelled.
         """
-        return False
+        return self._connection is not None and not self.done() and self._connection.stage(self._submission) == "begun"
 
     # -- for whoever waits ----------------------------------------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> R:
         """The call's value, or its exception raised.
+
+        A wait that is interrupted (Ctrl-C, a notebook's stop button) cancels the call, as it does where the function itself
+        is called: who stops waiting for one call does not want it any more. `concurrent.futures.wait` and `as_completed`,
+        which wait for many, leave calls alone.
 
         Args:
             timeout: seconds to wait; then the built-in `TimeoutError` is raised and the call goes on.
@@ -159,7 +170,11 @@ class Future(concurrent.futures.Future[R]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The call's exception, or None if it has a value; arguments as for `result`."""
         if self._state != "FINISHED":
-            self._wait(timeout)
+            try:
+                self._wait(timeout)
+            except KeyboardInterrupt:
+                self.cancel()
+                raise
             if self.cancelled():
                 raise self._cancellation().with_traceback(None)
         if self._sealed is not None:
@@ -384,7 +399,7 @@ class Future(concurrent.futures.Future[R]):
 
     def _cancellation(self) -> CallCancelled:
         if self._cancelled_as is None:
-            self._cancelled_as = CallCancelled(f"call {self.call_id} was cancelled", call_id=self.call_id)
+            self._cancelled_as = CallCancelled(f"{self.title} was cancelled", call_id=self.call_id)
         return self._cancelled_as
 
     def _finish_early(
@@ -409,7 +424,7 @@ class Future(concurrent.futures.Future[R]):
                 else:
                     error = unpack_exception(sealed)
             except Exception as raised:
-                raised.add_note(f"The result of call {self.call_id} arrived, but could not be made here.")
+                raised.add_note(f"The result of {self.title} arrived, but could not be made here.")
                 error = raised
             if self._sealed is sealed:  # and no signal handler was faster
                 self._result, self._exception = result, error
@@ -422,7 +437,7 @@ class Future(concurrent.futures.Future[R]):
 
     def _parents(self) -> DaemonLost:
         return DaemonLost(
-            f"call {self.call_id} was made by process {self._pid}, and this is its child {os.getpid()}: "
+            f"{self.title} was made by process {self._pid}, and this is its child {os.getpid()}: "
             "a future belongs to the process that made the call; make the call again here",
             call_id=self.call_id,
         )

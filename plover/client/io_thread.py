@@ -135,7 +135,7 @@ class IoThread:
 
     def _gives_back(self, io: Turn) -> bool:
         line, talk, turns = self._line, self._line.talk, self._line.turns
-        busy = talk.broken or not talk.shaken or talk.replies or line.close_by is not None
+        busy = talk.broken or not talk.shaken or talk.questions or line.close_by is not None
         with line.lock:
             if turns.holder is io and not (busy or talk.inbox or talk.outbox or talk.calls.pending):
                 turns.holder = None

@@ -90,6 +90,19 @@ class TestConnecting:
         wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the descriptors")
 
 
+class TestRunning:
+    def test_a_call_runs_once_it_has_written_something(self, session: FakeSession) -> None:
+        session.daemon.held.add("held")
+        future = session.submit("held")
+        session.daemon.wait_for(m.Submit)
+        assert not future.running()
+        session.daemon.say(m.Output(1, 2, b""))
+        wait_until(future.running, "it is known to run")
+        session.daemon.release("held")
+        wait_until(future.done, "it has ended")
+        assert not future.running()
+
+
 class TestAsking:
     def test_an_answer(self, session: FakeSession) -> None:
         assert session.connection.ask(m.AskStatus()) == m.Status(b"{}")
@@ -102,7 +115,24 @@ class TestAsking:
         session.daemon.silent = False
         session.daemon.say(m.Status(b"late"))
         assert session.connection.ask(m.AskStatus()).document in (b"{}", b"late")
-        assert not session.connection._line.talk.replies
+        assert not session.connection._line.talk.questions
+
+    def test_a_question_that_was_lost_with_the_connection_is_asked_again(self, session: FakeSession) -> None:
+        line = session.connection._line
+        session.daemon.silent = True
+
+        def break_it() -> None:
+            session.daemon.wait_for(m.AskStatus)
+            session.daemon.silent = False
+            line.turns.doubtful = True
+            line.want_io()
+
+        breaking = threading.Thread(target=break_it)
+        breaking.start()
+        assert session.connection.ask(m.AskStatus(), PATIENCE_S) == m.Status(b"{}")
+        breaking.join()
+        session.daemon.wait_for(m.AskStatus, 2)
+        assert not line.talk.questions
 
     def test_the_connection_ends_meanwhile(self, session: FakeSession) -> None:
         session.daemon.silent = True
@@ -123,7 +153,9 @@ class TestEnding:
         session.daemon.wait_for(m.Goodbye)
         error = future.exception(0)
         assert isinstance(error, DaemonLost)
-        assert str(error) == f"the connection to {session.daemon.address} is closed"
+        assert str(error) == (
+            f"work ({future.call_id}) has no outcome: the connection to {session.daemon.address} is closed"
+        )
         assert error.call_id == future.call_id
         assert (session.connection.usable, session.connection.in_order) == (False, False)
         with pytest.raises(DaemonLost, match="is closed"):
@@ -156,8 +188,9 @@ class TestEnding:
         session.connection.give_up(DaemonLost("the embedded daemon died", address="a"))
         for future in futures:
             error = future.exception(PATIENCE_S)
-            assert (type(error), str(error)) == (DaemonLost, "the embedded daemon died")
-            assert error.call_id == future.call_id  # type: ignore[union-attr]
+            assert isinstance(error, DaemonLost)
+            assert str(error) == f"work ({future.call_id}) has no outcome: the embedded daemon died"
+            assert error.call_id == future.call_id
         assert futures[0].exception() is not futures[1].exception()
 
     def test_a_fault_of_ours_ends_the_calls(self, session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +204,10 @@ class TestEnding:
         monkeypatch.setattr(session.connection._line.talk, "keep_time", broken)
         error = future.exception(PATIENCE_S)
         assert type(error) is PloverError
-        assert str(error) == f"the connection to {session.daemon.address} failed: ZeroDivisionError: a fault"
+        assert str(error) == (
+            f"work ({future.call_id}) has no outcome: "
+            f"the connection to {session.daemon.address} failed: ZeroDivisionError: a fault"
+        )
         wait_until(lambda: io_threads() == 0, "its thread has ended")
 
     def test_the_thread_of_callbacks_ends_too(self, session: FakeSession) -> None:
