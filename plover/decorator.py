@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -221,11 +220,12 @@ class GpuFunction(_Remote, Generic[P, R]):
             iterables: one a positional argument; the shortest decides.
             timeout: seconds that each item's run may take.
             ordered: in the order of the items; else as they end.
-            return_exceptions: give exceptions back in their item's place instead of raising the first.
+            return_exceptions: give exceptions back in their item's place instead of raising the first; also where an item
+                cannot be sent.
             in_flight: how many calls may be unfinished or unread at a time; 64 unless told.
             progress: draw a progress bar of the results that were read (needs tqdm).
         """
-        from plover.client.mapping import map_calls
+        from plover.client.mapping import expected, map_calls
 
         one = self._each(timeout, not_built)
         return map_calls(
@@ -234,8 +234,9 @@ class GpuFunction(_Remote, Generic[P, R]):
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
-            progress=self._name() if progress else None,
-            total=min(map(operator.length_hint, iterables), default=0) or None if progress else None,
+            name=self._name(),
+            total=expected(iterables),
+            progress=progress,
         )
 
     def starmap(
@@ -250,7 +251,7 @@ class GpuFunction(_Remote, Generic[P, R]):
         **not_built: Any,
     ) -> Iterator[R]:
         """`map` over items that hold all positional arguments of a call each."""
-        from plover.client.mapping import map_calls
+        from plover.client.mapping import expected, map_calls
 
         one = self._each(timeout, not_built)
         return map_calls(
@@ -259,8 +260,9 @@ class GpuFunction(_Remote, Generic[P, R]):
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
-            progress=self._name() if progress else None,
-            total=operator.length_hint(items) or None if progress else None,
+            name=self._name(),
+            total=expected((items,)),
+            progress=progress,
         )
 
     def _each(self, timeout: float | None, changes: dict[str, Any]) -> GpuFunction[P, R]:

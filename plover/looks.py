@@ -1,4 +1,4 @@
-"""What futures, sessions, receipts, functions and kernels look like: a line for `repr`, a small table for notebooks.
+"""What futures, maps, sessions, receipts, functions and kernels look like: a line for `repr`, a small table for notebooks.
 
 Guarantees: looking does no I/O and waits for nobody; a `repr` runs no code of the user's but the `repr` of defaults. Every
 text is escaped. The tables bring no style, script or colour of their own, so that they look right on dark and on light.
@@ -29,6 +29,7 @@ __all__ = [
     "function_text",
     "future_html",
     "future_text",
+    "map_text",
     "receipt_html",
     "session_html",
     "session_text",
@@ -146,6 +147,15 @@ def _error(future: Future[Any]) -> str:
     text = "".join(inspect.cleandoc(str(error))) if error is not None else ""
     text = text if len(text) <= _ERROR_CHARACTERS else text[:_ERROR_CHARACTERS] + "…"
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
+
+
+# -- maps --------------------------------------------------------------------------------------------------------------
+
+
+def map_text(name: str, done: int, read: int, total: int | None, closed: bool) -> str:
+    """``<map of saxpy: 5 of 10 done, 3 read>``."""
+    of = f" of {total}" if total is not None else ""
+    return f"<map of {name}: {done}{of} done, {read} read{', closed' if closed else ''}>"
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------

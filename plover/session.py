@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import operator
 import os
 import sys
 import threading
@@ -100,7 +99,7 @@ class Session:
         **not_built: Any,
     ) -> Iterator[Any]:
         """`GpuFunction.map` on this session's daemon."""
-        from plover.client.mapping import map_calls
+        from plover.client.mapping import expected, map_calls
 
         one = remote(function)._each(timeout, not_built)
         return map_calls(
@@ -109,8 +108,9 @@ class Session:
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
-            progress=one._name() if progress else None,
-            total=min(map(operator.length_hint, iterables), default=0) or None if progress else None,
+            name=one._name(),
+            total=expected(iterables),
+            progress=progress,
         )
 
     def send(
