@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from plover.wire.messages import CallOptions, HostDevices, Receipt
+from plover.wire.records import Record
 
 if TYPE_CHECKING:
     from plover.client.connection import Connection
@@ -31,6 +32,7 @@ __all__ = [
     "future_text",
     "map_text",
     "receipt_html",
+    "receipt_text",
     "session_html",
     "session_text",
     "several_html",
@@ -47,6 +49,8 @@ _STAGES = {
 }
 #: So much of an error's text is shown in a table.
 _ERROR_CHARACTERS = 300
+#: So much of what a call wrote is shown in a receipt's line.
+_TEXT_CHARACTERS = 60
 
 
 def table(title: str, rows: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
@@ -68,6 +72,20 @@ def seconds(value: float) -> str:
 
 
 # -- receipts ----------------------------------------------------------------------------------------------------------
+
+
+def receipt_text(receipt: Receipt) -> str:
+    """``Receipt(queue_s=0.0012, …, stdout='the first of it'… (1,200,000 characters), stderr='', records=3 of them)``."""
+    return f"Receipt({', '.join(f'{name}={_value(value)}' for name, value in msgspec.structs.asdict(receipt).items())})"
+
+
+def _value(value: Any) -> str:
+    """What a call wrote may be megabytes, and a line of it is for looking at the rest."""
+    if isinstance(value, str) and len(value) > _TEXT_CHARACTERS:
+        return f"{value[:_TEXT_CHARACTERS]!r}… ({len(value):,} characters)"
+    if isinstance(value, tuple) and len(value) > 0 and isinstance(value[0], Record):
+        return f"{len(value):,} of them"
+    return repr(value)
 
 
 def receipt_html(receipt: Receipt) -> str:

@@ -130,6 +130,11 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     stderr: str | None = None
     records: tuple[Record, ...] = ()
 
+    def __repr__(self) -> str:
+        from plover.looks import receipt_text
+
+        return receipt_text(self)
+
     def _repr_html_(self) -> str:
         from plover.looks import receipt_html
 

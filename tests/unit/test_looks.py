@@ -17,6 +17,7 @@ from plover.errors import CallCancelled, DaemonLost, WorkerLost
 from plover.exceptions import pack_exception
 from plover.several import SeveralDaemons
 from plover.wire.messages import HostDevices, Receipt, Versions, Welcome
+from plover.wire.records import Warned
 from tests.support.preconditions import needs_module
 
 cuda = needs_module("numba.cuda")
@@ -291,6 +292,19 @@ class TestFunctions:
 
 
 class TestReceipts:
+    def test_a_line_has_every_fact(self) -> None:
+        assert repr(RECEIPT) == (
+            "Receipt(queue_s=None, transfer_s=None, load_s=None, run_s=0.0012, worker='worker 1', devices=('simulated:0',), "
+            "attempt=1, warm=None, simulated=True, stdout=None, stderr=None, records=())"
+        )
+
+    def test_what_was_captured_is_cut_and_said_to_be(self) -> None:
+        warned = Warned(("builtins", "UserWarning"), "w" * 1_000_000, "f.py", 1)
+        line = repr(Receipt(stdout="o" * 1_200_000, stderr="e" * 60, records=(warned, warned)))
+        assert f"stdout='{'o' * 60}'… (1,200,000 characters)" in line
+        assert f"stderr='{'e' * 60}'," in line
+        assert line.endswith("records=2 of them)")
+
     def test_one(self) -> None:
         receipt = Receipt(
             queue_s=0.0000021, load_s=0.0123, run_s=2.5, worker="worker 1", devices=("simulated:0",), attempt=2,
