@@ -15,17 +15,17 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from plover.errors import DaemonLost, DaemonUnreachable, NoCapacity, PloverError
-from plover.options import with_environment
 from plover.session import Session
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
     from plover.client.connection import Connection
     from plover.client.futures import Future
+    from plover.remote import CallRequest
     from plover.wire.messages import CallOptions, HostDevices
 
 __all__ = ["LOOK_AGAIN_S", "SeveralDaemons"]
@@ -148,25 +148,15 @@ class SeveralDaemons(Session):
             )
         return met[0]
 
-    def send(
-        self,
-        payload: Payload,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions,
-        *,
-        waits: bool,
-        finish: Callable[[Any], Any] | None = None,
-    ) -> Future[Any]:
+    def send(self, request: CallRequest, /) -> Future[Any]:
         """As `Session.send`, to one of the daemons.
 
         Raises:
             NoCapacity: none of those that can be reached has the devices that the call asks for.
         """
-        options = with_environment(options)
-        for member in self._in_order(payload, options):
+        for member in self._in_order(request.payload, request.options):
             try:
-                return member.session.send(payload, args, kwargs, options, waits=waits, finish=finish)
+                return member.session.send(request)
             except (DaemonUnreachable, DaemonLost) as error:
                 member.leave(error)
         raise self._all_away()
