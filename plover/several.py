@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from plover.errors import DaemonLost, DaemonUnreachable, NoCapacity, PloverError
 from plover.session import Session
+from plover.suits import suits
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
@@ -73,13 +74,8 @@ class _Member:
 
     def slots(self, options: CallOptions) -> int:
         """How many of its devices can serve such a call."""
-        model, count = options.gpu if options.gpu is not None else ("", 1)
-        only_cuda = options.gpu is not None or options.require_gpu
-        suited = sum(
-            each.count
-            for each in self.devices
-            if (each.kind == "cuda" or not only_cuda) and model.lower() in each.model.lower()
-        )
+        model, count = options.gpu if options.gpu is not None else (None, 1)
+        suited = sum(each.count for each in self.devices if suits(each.kind, each.model, model, options.require_gpu))
         return suited if suited >= count else 0
 
     def __str__(self) -> str:

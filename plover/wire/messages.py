@@ -224,8 +224,12 @@ class Welcome(Message, frozen=True, tag="welcome"):
     payload_limit_bytes: int
     function_limit_bytes: int
     pid: int
-    simulated: bool
     devices: tuple[HostDevices, ...] = ()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no device of the host is a real one."""
+        return all(each.kind == "simulated" for each in self.devices)
 
 
 class Rejected(Message, frozen=True, tag="rejected"):

@@ -31,7 +31,6 @@ WELCOME = Welcome(
     1,
     1,
     42,
-    False,
     (HostDevices("cuda", "H100", 2), HostDevices("cuda", "A100", 1)),
 )
 

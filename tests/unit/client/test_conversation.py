@@ -38,7 +38,7 @@ from plover.wire import messages as m
 from tests.support.fake_daemon import function
 
 VERSIONS = m.Versions("0.1", "3.11")
-WELCOME = m.Welcome(7, "default", VERSIONS, 100, 100, 1, True)
+WELCOME = m.Welcome(7, "default", VERSIONS, 100, 100, 1)
 RECEIPT = m.Receipt(attempt=1)
 
 
@@ -452,7 +452,7 @@ def test_the_daemon_does_not_come_back() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [m.Rejected("AccessDenied", "another secret", None, 0), m.Welcome(8, "default", VERSIONS, 100, 100, 1, True)],
+    [m.Rejected("AccessDenied", "another secret", None, 0), m.Welcome(8, "default", VERSIONS, 100, 100, 1)],
     ids=["another secret", "another incarnation"],
 )
 def test_another_daemon_answers(answer: Any) -> None:
