@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from plover import serialize
-from plover.client import futures
+from plover.client import ending, futures
 from plover.client.futures import Future
 from plover.errors import CallCancelled, DaemonLost, WorkerLost
 from plover.exceptions import pack_exception
@@ -462,7 +462,7 @@ class TestLookedAt:
         assert ended == [call]
 
     def test_a_lock_that_was_left_behind_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(futures, "_LEFT_BEHIND_S", 0.01)
+        monkeypatch.setattr(ending, "_LEFT_BEHIND_S", 0.01)
         call = future(FakeConnection())
         call._condition.acquire()
         thread = threading.Thread(target=lambda: call.deliver(False, packed(1), RECEIPT))
