@@ -18,7 +18,7 @@ from plover.client import connection as connections
 from plover.client import conversation, io_thread, turns
 from plover.client.connection import Connection
 from plover.client.turns import Turn
-from plover.errors import AccessDenied, DaemonLost, DaemonUnreachable, PloverError
+from plover.errors import AccessDenied, CallCancelled, DaemonLost, DaemonUnreachable, PloverError
 from plover.versions import versions
 from plover.wire import messages as m
 from tests.support.fake_daemon import PATIENCE_S, FakeDaemon, FakeSession, wait_until
@@ -143,6 +143,16 @@ class TestAsking:
         with pytest.raises(DaemonLost, match="it died") as caught:
             session.connection.ask(m.AskStatus(), PATIENCE_S)
         assert caught.value is not reason
+
+
+class TestCancelling:
+    def test_a_cancelled_call_is_named(self, session: FakeSession) -> None:
+        session.daemon.held.add("held")
+        future = session.submit("held")
+        assert future.cancel()
+        with pytest.raises(CallCancelled, match=rf"^work \({future.call_id}\) was cancelled$"):
+            future.result()
+        session.assert_clean()
 
 
 class TestEnding:
