@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from plover.client.calls import Payload, PendingCall, Stage
 from plover.client.conversation import Question, for_call
 from plover.client.futures import Future
-from plover.client.io_thread import IoThread
+from plover.client.io_thread import IoThread, close_parked
 from plover.client.line import Line
 from plover.client.turns import ATTEND_S, SLICE_S, Turn
 from plover.errors import DaemonLost, PloverError
@@ -285,6 +285,7 @@ class Connection:
         turn.over = True
         if turn.link is not None and turn.link is not line.link:
             line.want_io()  # it was taken away meanwhile: the old link can be closed now
+            close_parked()  # here, if the I/O thread has ended
 
     def _use(self, turn: Turn, awaited: Future[Any] | None, now: float, slice_s: float) -> None:
         """Use a turn, and give it back."""
