@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import operator
 import os
 import sys
 import threading
@@ -22,16 +21,15 @@ from typing import TYPE_CHECKING, Any
 from plover import addresses, profiles, serialize
 from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
-from plover.options import with_environment
 from plover.profiles import Target
 from plover.tracebacks import leave_out_ours
-from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
     from plover.client.connection import Connection
     from plover.client.futures import Future
     from plover.embedded import EmbeddedDaemon
+    from plover.remote import CallRequest
     from plover.ways import Way
 
 __all__ = ["Session", "connect", "current"]
@@ -100,7 +98,7 @@ class Session:
         **not_built: Any,
     ) -> Iterator[Any]:
         """`GpuFunction.map` on this session's daemon."""
-        from plover.client.mapping import map_calls
+        from plover.client.mapping import expected, map_calls
 
         one = remote(function)._each(timeout, not_built)
         return map_calls(
@@ -109,41 +107,27 @@ class Session:
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
-            progress=one._name() if progress else None,
-            total=min(map(operator.length_hint, iterables), default=0) or None if progress else None,
+            name=one._name(),
+            total=expected(iterables),
+            progress=progress,
         )
 
-    def send(
-        self,
-        payload: Payload,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions,
-        *,
-        waits: bool,
-        finish: Callable[[Any], Any] | None = None,
-    ) -> Future[Any]:
+    def send(self, request: CallRequest, /) -> Future[Any]:
         """Send a packed function's call.
-
-        Args:
-            payload: the packed function.
-            args: positional arguments.
-            kwargs: keyword arguments.
-            options: of the call.
-            waits: the caller waits for the result, so its arrays need not be copied now.
-            finish: applied to the value before anybody sees it.
 
         Raises:
             NotSerializable, PayloadTooLarge, DaemonUnreachable …: nothing was sent.
         """
-        buffers, classes, names = serialize.pack_arguments(payload.name, args, kwargs)
+        payload = request.payload
+        buffers, classes, names = serialize.pack_arguments(payload.name, request.args, request.kwargs)
         modules = needed(payload.names, names)
-        if not waits:
+        if not request.waits:
             buffers[1:] = [bytes(buffer) for buffer in buffers[1:]]
         connection = self.connection()
         self._check_size(payload, buffers, connection)
-        options = with_environment(options)
-        return connection.submit(payload, buffers, classes, options, finish, waits=waits, modules=modules)
+        return connection.submit(
+            payload, buffers, classes, request.options, request.finish, waits=request.waits, modules=modules
+        )
 
     def connection(self) -> Connection:
         """The live connection, made now if there is none.

@@ -25,9 +25,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plover.client.calls import Payload, PendingCall, Stage
-from plover.client.conversation import for_call
+from plover.client.conversation import Question, for_call
 from plover.client.futures import Future
-from plover.client.io_thread import IoThread
+from plover.client.io_thread import IoThread, close_parked
 from plover.client.line import Line
 from plover.client.turns import ATTEND_S, GATHER_S, GATHERED, SLICE_S, Turn
 from plover.errors import DaemonLost, PloverError
@@ -165,23 +165,21 @@ class Connection:
                 self._take_turn(m.Cancel(submission))
 
     def ask(self, message: m.AskStatus | m.AskToEnd, timeout_s: float = 5.0) -> Any:
-        """An operator's question and its answer.
+        """An operator's question and its answer; it is asked again if the connection breaks meanwhile.
 
         Raises:
             DaemonUnreachable: no answer came in time.
+            PloverError: the connection has ended.
         """
-        talk = self._line.talk
-        reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        question = (message, reply)
+        talk, question = self._line.talk, Question(message)
         talk.questions.append(question)
         try:
             self._take_turn(message)
-            answer = self.wait_for(functools.partial(reply.get, timeout=timeout_s))
+            answer = self.wait_for(functools.partial(question.answer.get, timeout=timeout_s))
         except queue.Empty:
             raise talk.unreachable(timeout_s) from None
         finally:
-            if question in talk.questions:  # its answer may still come, and is nobody's
-                talk.questions.remove(question)
+            talk.forget(question)  # its answer may still come, and is nobody's
         if isinstance(answer, PloverError):
             raise for_call(answer, None)
         return answer
@@ -316,6 +314,7 @@ class Connection:
         turn.over = True
         if turn.link is not None and turn.link is not line.link:
             line.want_io()  # it was taken away meanwhile: the old link can be closed now
+            close_parked()  # here, if the I/O thread has ended
 
     def _may_gather(self, now: float) -> bool:
         """Whether a call that nobody waits for may stay in the outbox for a moment: others were sent only just now, so more

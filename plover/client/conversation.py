@@ -8,7 +8,8 @@ Guarantees: a call is in the outbox, or may have been sent, as long as it is in 
 an outcome is delivered before its call is taken off. So a caller's part may be interrupted anywhere: after a reconnection
 the daemon is asked for what may have been sent, and delivering twice does no harm. What the daemon does not know then is
 sent again if it cannot have been forgotten (a client that was never silent for as long as its lease), or may run twice;
-otherwise it ends as `DaemonLost`. Cancellations, acknowledgements and questions are made again, too; only output may be lost.
+otherwise it ends as `DaemonLost`. Cancellations, acknowledgements and questions are made again, too; only output may be
+lost.
 
 Assumes: every method is called by whoever has the turn, but for `end`.
 """
@@ -19,7 +20,7 @@ import collections
 import contextlib
 import queue
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
@@ -30,7 +31,12 @@ from plover.errors import DaemonLost, DaemonUnreachable, PloverError, WireError
 from plover.wire import codec
 from plover.wire import messages as m
 
+if TYPE_CHECKING:
+    from plover.client.futures import Future
+
 __all__ = ["Conversation", "Question"]
+
+_Reason = TypeVar("_Reason", bound=PloverError)
 
 #: How long a daemon may take to shake hands, at first and again after the connection broke.
 HANDSHAKE_S = 10.0
@@ -45,8 +51,13 @@ ACKNOWLEDGE_S = 0.1
 #: Calls that were gathered are sent when the next comes, or somebody waits; or after so long, by the I/O thread.
 GATHERED_FOR_S = 0.002
 
-#: What the operator asked, and where the answer goes.
-Question = tuple[m.AskStatus | m.AskToEnd, queue.SimpleQueue[Any]]
+
+class Question:
+    """One of the operator's, and where its answer goes: the daemon's, or why there is none."""
+
+    def __init__(self, message: m.AskStatus | m.AskToEnd) -> None:
+        self.message = message
+        self.answer: queue.SimpleQueue[m.Status | m.Ending | PloverError] = queue.SimpleQueue()
 
 
 class Conversation:
@@ -62,7 +73,7 @@ class Conversation:
         outbox: calls and other messages that wait for whoever has the turn, in order.
         gathered_at: when a call was last left in the outbox without anybody's being about to send it.
         inbox: messages that a caller left to the I/O thread, in order.
-        questions: the operator's that have no answer yet, and who waits for it, in order.
+        questions: of the operator's, until each is answered or given up, in order. They are asked again after a reconnection.
         welcome: the daemon's first answer; kept up to date over reconnections.
         shaken: whether hands are shaken, so that anything else may be said.
         broken: a new link must be made, and hands be shaken again.
@@ -74,7 +85,7 @@ class Conversation:
         self.outbox: collections.deque[PendingCall | m.FromClient] = collections.deque()
         self.inbox: collections.deque[Sequence[Any]] = collections.deque()
         self.gathered_at = 0.0
-        self.questions: collections.deque[Question] = collections.deque()
+        self.questions: list[Question] = []
         self.welcome: m.Welcome | None = None
         self.shaken = False
         self.broken = False
@@ -274,8 +285,28 @@ class Conversation:
                 for submission in message.submissions:
                     self._unknown(submission)
             case m.Status() | m.Ending():
-                if self.questions:
-                    self.questions.popleft()[1].put(message)
+                self._answered(message)
+
+    def _answered(self, answer: m.Status | m.Ending) -> None:
+        """To the first who asked for such a thing: a question that was asked twice may have another answer."""
+        kind = m.AskStatus if type(answer) is m.Status else m.AskToEnd
+        for question in list(self.questions):
+            if type(question.message) is kind:
+                question.answer.put(answer)
+                self.forget(question)
+                return
+
+    def _ask_again(self) -> None:
+        """The questions, or their answers, may have been lost with the connection; but not those that were not sent yet."""
+        waiting = list(self.outbox)
+        for question in list(self.questions):
+            if not any(item is question.message for item in waiting):
+                self.outbox.append(question.message)
+
+    def forget(self, question: Question) -> None:
+        """Nobody waits for its answer any more."""
+        with contextlib.suppress(ValueError):
+            self.questions.remove(question)
 
     def _unknown(self, submission: int) -> None:
         call = self.calls.find(submission)
@@ -288,7 +319,7 @@ class Conversation:
             self.outbox.append(call)
         else:
             self.calls.refuse(submission)
-            call.future.fail(self._forgotten(call.future.call_id))
+            call.future.fail(self._forgotten(call.future))
 
     def _welcomed(self, welcome: m.Welcome, now: float) -> None:
         before, self.welcome = self.welcome, welcome
@@ -301,14 +332,6 @@ class Conversation:
             self._must_ask = True
             self._ask_again()
         self.shaken = True
-
-    def _ask_again(self) -> None:
-        """A question, or its answer, may have been lost with the connection. In order, as they are answered."""
-        questions = [question for question, _ in self.questions]
-        for question in questions:
-            with contextlib.suppress(ValueError):  # it was sent
-                self.outbox.remove(question)
-        self.outbox.extend(questions)
 
     def _rejected(self, message: m.Rejected) -> None:
         if message.submission is not None:
@@ -336,10 +359,10 @@ class Conversation:
         pending = self.calls.pending
         while pending:
             submission, call = next(iter(pending.items()))
-            call.future.fail(for_call(self.ended, call.future.call_id))
+            call.future.fail(for_call(self.ended, call.future))
             del pending[submission]
         while self.questions:
-            self.questions.popleft()[1].put(self.ended)
+            self.questions.pop().answer.put(self.ended)
 
     def unreachable(self, waited_s: float) -> DaemonUnreachable:
         """Nobody answered."""
@@ -362,14 +385,13 @@ class Conversation:
             address=self._address,
         )
 
-    def _forgotten(self, call_id: str) -> DaemonLost:
-        reason = f"the daemon at {self._address} knows nothing of call {call_id} (any more)"
-        return DaemonLost(
-            f"{reason}: it never arrived, or its result was held as long as results are held. "
-            "If it may run twice, let it be tried again with .options(retries=…)",
-            call_id=call_id,
+    def _forgotten(self, future: Future[Any]) -> DaemonLost:
+        reason = DaemonLost(
+            f"the daemon at {self._address} knows nothing of it (any more): it never arrived, or its result was held as "
+            "long as results are held. If it may run twice, let it be tried again with .options(retries=…)",
             address=self._address,
         )
+        return for_call(reason, future)
 
 
 def _deliver(call: PendingCall, message: m.Outcome, incoming: codec.Incoming[m.ToClient], by_io: bool) -> bool:
@@ -388,7 +410,9 @@ def _error(name: str, reason: str, facts: dict[str, Any], call_id: str | None) -
     return cls(reason, **({"call_id": call_id} if call_id is not None else {}), **facts)
 
 
-def for_call(reason: PloverError, call_id: str | None) -> PloverError:
-    """The conversation's end as one call's error: each call raises an exception of its own."""
+def for_call(reason: _Reason, future: Future[Any] | None) -> _Reason:
+    """The conversation's end as one call's error (None: as anything else's): each raises an exception of its own."""
     facts = {name: value for name, value in vars(reason).items() if name != "__notes__"}
-    return type(reason)(str(reason), **{**facts, **({"call_id": call_id} if call_id is not None else {})})
+    if future is None:
+        return type(reason)(str(reason), **facts)
+    return type(reason)(f"{future.title} has no outcome: {reason}", **{**facts, "call_id": future.call_id})

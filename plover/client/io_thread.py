@@ -9,6 +9,7 @@ Assumes: signals are handled on the main thread, so this one is never interrupte
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any
@@ -19,13 +20,13 @@ from plover.client.turns import Turn
 from plover.client.unbreakable import Event
 from plover.errors import DaemonLost, PloverError
 
-__all__ = ["IoThread"]
+__all__ = ["IoThread", "close_parked"]
 
 #: What was sent has so long to go out when a socket is closed.
 _LINGER_MS = 500
 
-#: What some thread was still inside when its connection ended; it stays until the process ends.
-_parked: list[tuple[Any, list[tuple[Link, list[Turn]]]]] = []
+#: What some thread was still inside when its connection ended, with the process that made it: whoever leaves it closes it.
+_parked: list[tuple[int, Any, list[tuple[Link, list[Turn]]]]] = []
 
 
 class IoThread:
@@ -89,6 +90,7 @@ class IoThread:
                 self.ended.set()
             else:
                 line.want_io()  # the one that took this one's place can close the old link now
+                close_parked()  # or this one, if that has ended
 
     def _is_over(self) -> bool:
         line, talk = self._line, self._line.talk
@@ -203,9 +205,25 @@ class IoThread:
         line.callbacks.end()
         self.settled.set()
         if self._left:
-            _parked.append((line.context, self._left))
+            _parked.append((os.getpid(), line.context, self._left))
+            close_parked()  # they may have left meanwhile
         else:
             line.context.destroy(linger=_LINGER_MS)
+
+
+def close_parked() -> None:
+    """Give back what threads were inside of when its connection ended, if they have left. For who may be the last of them."""
+    for parked in list(_parked):
+        pid, context, left = parked
+        if pid != os.getpid() or not all(turn.over for _, inside in left for turn in inside):
+            continue
+        try:
+            _parked.remove(parked)
+        except ValueError:  # another thread was faster
+            continue
+        for link, _ in left:
+            link.end(0)
+        context.destroy(linger=0)
 
 
 def _timeout_ms(due: float | None, now: float) -> int:

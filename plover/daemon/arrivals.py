@@ -145,7 +145,6 @@ class Arrivals:
             payload_limit_bytes=self._limits.payload_bytes,
             function_limit_bytes=self._limits.function_bytes,
             pid=os.getpid(),
-            simulated=all(each.kind == "simulated" for each in self._devices),
             devices=self._devices,
         )
         self._post.send(routing_id, welcome)

@@ -130,6 +130,11 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     stderr: str | None = None
     records: tuple[Record, ...] = ()
 
+    def __repr__(self) -> str:
+        from plover.looks import receipt_text
+
+        return receipt_text(self)
+
     def _repr_html_(self) -> str:
         from plover.looks import receipt_html
 
@@ -223,8 +228,12 @@ class Welcome(Message, frozen=True, tag="welcome"):
     payload_limit_bytes: int
     function_limit_bytes: int
     pid: int
-    simulated: bool
     devices: tuple[HostDevices, ...] = ()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no device of the host is a real one."""
+        return all(each.kind == "simulated" for each in self.devices)
 
 
 class Rejected(Message, frozen=True, tag="rejected"):

@@ -100,3 +100,16 @@ except BaseException as error:
     status, output, _ = run(tmp_path, body, "q\n")
     assert status == 0
     assert output.endswith("BdbQuit\n")
+
+
+def test_where_a_gpu_is_required_it_is_required_here_too(tmp_path: Path) -> None:
+    body = """
+import os
+os.environ["PLOVER_REQUIRE_GPU"] = "1"
+try:
+    print("simulated:", plover.debug(gpu_function(lambda: plover.current_call().simulated)))
+except plover.WorkerLost as error:
+    print("refused:", "ended without an outcome" in str(error))
+"""
+    status, output, _ = run(tmp_path, body)
+    assert (status, output) in ((0, "refused: True\n"), (0, "simulated: False\n"))

@@ -133,7 +133,12 @@ def test_a_maps_progress_bar_is_shown_without_a_word_about_what_is_not_installed
 
 
 @pytest.mark.parametrize(
-    "source", ["spin(PATH)  # the line", "%%gpu\nopen(PATH, 'w').write('begun\\n')\nwhile True: pass  # the line"]
+    "source",
+    [
+        "spin(PATH)  # the line",
+        "spin.submit(PATH).result()  # the line",
+        "%%gpu\nopen(PATH, 'w').write('begun\\n')\nwhile True: pass  # the line",
+    ],
 )
 def test_interrupting_the_kernel_cancels_the_call_and_nothing_else(
     notebook: Kernel, daemon: Daemon, fifos: list[Fifo], source: str

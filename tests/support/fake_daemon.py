@@ -152,7 +152,7 @@ class FakeDaemon:
         if isinstance(message, m.Hello):
             self.heard.append(message)
             self._peer = peer
-            welcome = m.Welcome(self.incarnation, "default", versions(), 1 << 20, 1 << 20, 1, True)
+            welcome = m.Welcome(self.incarnation, "default", versions(), 1 << 20, 1 << 20, 1)
             self._say(self.refusal or welcome)
             return
         if peer != self._peer:
