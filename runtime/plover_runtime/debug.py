@@ -18,7 +18,7 @@ import plover
 from plover import context
 from plover.debugging import DebugCall, DebugOutcome
 from plover.exceptions import pack_exception
-from plover.serialize import ClassNamespace, pack, unpack
+from plover.serialize import ClassNamespace, pack_result, unpack
 from plover.wire.messages import Receipt
 from plover_runtime.admission import admit
 from plover_runtime.device import Device, open_device, preload
@@ -61,7 +61,7 @@ def _outcome(call: DebugCall, device: Device, modules: Modules) -> DebugOutcome:
         device.synchronize()
         times[2] = time.monotonic()
         with classes.entered():
-            packed = pack(value, (device.reduce, classes.reduce))
+            packed = pack_result(call.name, value, (device.reduce, classes.reduce))
     except BaseException as error:
         failed = True
         with classes.entered():
