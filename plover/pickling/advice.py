@@ -66,7 +66,7 @@ _LOCK = Kind(
 _GENERATOR = Kind(
     "a generator or coroutine is code under way, which cannot be copied",
     "Pass its items (list(…)), or make it inside the function",
-    "Return its items: list(…), or a list in place of each yield",
+    "Return its items: list(…)",
 )
 _THREAD = Kind(
     "threads, processes, pools and what waits for them belong to the process that made them",

@@ -163,7 +163,7 @@ class _Search:
         kind = getattr(cause, "kind", None) or kind
         if isinstance(cause, RecursionError) or "deep recursion" in str(cause):
             kind = advice.TOO_DEEP
-        if len(trail) > 1:
+        if len(trail) > 1 or result:
             labels = [*_abbreviated(labels), _describe(culprit) if found else f"somewhere in {_describe(culprit)}"]
         path = " → ".join([whole, *labels])
         if kind is None:
