@@ -71,6 +71,14 @@ def spoils_the_packer() -> str:
     raise ValueError("of its own")
 
 
+def makes_the_packer_lie() -> str:
+    import cloudpickle
+
+    own = cloudpickle.Pickler.dump
+    cloudpickle.Pickler.dump = lambda self, obj: own(self, {**obj, "text": []} if isinstance(obj, dict) else obj)
+    raise ValueError("of its own")
+
+
 def no_len() -> None:
     import builtins
 
@@ -255,7 +263,8 @@ def test_the_next_call_works(
         (deletes_loads, r"deletes_loads \(.*\) took apart what its worker needs: it deleted or replaced pickle.loads"),
         (empties_modules, "it emptied sys.modules, or replaced what is in there"),
         (empties_finders, "it emptied sys.meta_path, so that nothing can be imported"),
-        (spoils_the_packer, "since then sending a value fails with"),
+        (spoils_the_packer, "since then sending a value fails with TypeError: 'NoneType'"),
+        (makes_the_packer_lie, "since then what is sent arrives changed"),
     ],
     ids=lambda each: getattr(each, "__name__", None),
 )
