@@ -44,6 +44,8 @@ __all__ = ["Connection"]
 HANDSHAKE_S = 10.0
 #: A connection that is closed waits so long for the daemon to come back, if it has to say goodbye first.
 PARTING_S = 1.0
+#: And so long for calls that were cancelled and unwind, since what they print in a ``finally`` is to be shown.
+UNWIND_S = 1.0
 #: A caller that asks the I/O thread for its turn waits so long for it before it goes to sleep.
 HAND_OVER_S = 0.002
 #: While the I/O thread looks as often as this, nothing that a caller leaves behind is late.
@@ -192,17 +194,17 @@ class Connection:
         self._line.want_io()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Say goodbye, which cancels what is pending, and end the thread."""
+        """Say goodbye, which cancels what is pending, and end the thread. Cancelled calls have a moment to unwind first."""
         if os.getpid() == self._pid:
-            self._leave()
-            self._io.wait_for_end(timeout_s)
+            self._leave(UNWIND_S)
+            self._io.wait_for_end(timeout_s + UNWIND_S)
 
-    def _leave(self) -> None:
+    def _leave(self, unwind_s: float = 0.0) -> None:
         line = self._line
         with line.lock:
             if line.close_by is None:
-                line.talk.outbox.append(m.Goodbye())
-                line.close_by = time.monotonic() + PARTING_S
+                line.part_by = time.monotonic() + unwind_s
+                line.close_by = line.part_by + PARTING_S
             line.turns.abandon(threading.get_ident())
         line.want_io()
 

@@ -96,7 +96,11 @@ class IoThread:
         line, talk = self._line, self._line.talk
         if talk.ended is not None or line.close_by is None:
             return talk.ended is not None
-        return talk.welcome is None or time.monotonic() >= line.close_by or (talk.shaken and not talk.outbox)
+        return (
+            talk.welcome is None
+            or time.monotonic() >= line.close_by
+            or (talk.shaken and line.parted and not talk.outbox)
+        )
 
     def _serve(self, io: Turn) -> None:
         """The I/O thread's turn: until all is over, or nothing is pending and everything is in order."""
@@ -111,6 +115,7 @@ class IoThread:
             io.link = link = line.link
             self._read_inbox(io, now)
             talk.keep_time(link, now)
+            line.part(now)
             line.send_outbox(io, now)
             if self._is_over() or self._gives_back(io):
                 return
@@ -151,8 +156,11 @@ class IoThread:
         return bool(news or talk.broken or self._is_over())
 
     def _due(self) -> float | None:
-        due, close_by = self._line.talk.due(), self._line.close_by
-        return due if close_by is None else close_by if due is None else min(due, close_by)
+        line, due = self._line, self._line.talk.due()
+        if line.close_by is None:
+            return due
+        over_by = line.close_by if line.parted else line.part_by
+        return over_by if due is None else min(due, over_by)
 
     def _reconnect(self, io: Turn, now: float) -> None:
         """A fresh link to the same daemon."""

@@ -64,7 +64,9 @@ class Line:
         link: the present one; only the I/O thread makes another.
         io_bell: wakes the I/O thread where it rests.
         callbacks: of futures, which may make calls, and so cannot run on a thread that does the connection's work.
+        part_by: when goodbye is said, whatever still unwinds; means something while the connection is being closed.
         close_by: when the connection ends, whatever is left to be sent; None while it is not being closed.
+        parted: goodbye was said.
     """
 
     def __init__(self, address: str, hello: m.Hello) -> None:
@@ -73,7 +75,9 @@ class Line:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.link = Link(self.context, address)
         self.io_bell = Bell()
+        self.part_by = 0.0
         self.close_by: float | None = None
+        self.parted = False
         self.callbacks = Callbacks()
         now = time.monotonic()
         self.talk = Conversation(address, hello, now)
@@ -83,6 +87,12 @@ class Line:
         """Whether calls can be sent now."""
         talk = self.talk
         return talk.shaken and not talk.broken and talk.ended is None
+
+    def part(self, now: float) -> None:
+        """Say goodbye, if it is time to: after it, the daemon tells nothing any more of calls that were cancelled."""
+        if self.close_by is not None and not self.parted and (now >= self.part_by or not self.talk.calls.unwinding()):
+            self.parted = True
+            self.talk.outbox.append(m.Goodbye())
 
     def send_outbox(self, turn: Turn, now: float) -> None:
         """Send what waits, many small messages as one. Each is taken off once sent: if interrupted, it is sent again."""
