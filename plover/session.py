@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import operator
 import os
 import sys
@@ -19,13 +20,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from plover import addresses, profiles, serialize
+import numpy as np
+
+from plover import addresses, profiles, segments, serialize
 from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.options import with_environment
 from plover.profiles import Target
 from plover.tracebacks import leave_out_ours
-from plover.wire.messages import CallOptions
+from plover.wire.codec import Piece
+from plover.wire.messages import CallOptions, Segment
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
@@ -136,14 +140,34 @@ class Session:
         Raises:
             NotSerializable, PayloadTooLarge, DaemonUnreachable …: nothing was sent.
         """
+        if "out" in kwargs:
+            kwargs, finish = self._for_out(kwargs, finish)
         buffers, classes, names = serialize.pack_arguments(payload.name, args, kwargs)
         modules = needed(payload.names, names)
-        if not waits:
-            buffers[1:] = [bytes(buffer) for buffer in buffers[1:]]
         connection = self.connection()
         self._check_size(payload, buffers, connection)
         options = with_environment(options)
-        return connection.submit(payload, buffers, classes, options, finish, waits=waits, modules=modules)
+        pieces: Sequence[Piece] = buffers
+        loan = None
+        if len(buffers) > 1:
+            if connection.segments is not None:
+                pieces, loan = connection.segments.place(buffers, kwargs.get("out"))
+            if not waits:
+                pieces = [each if isinstance(each, Segment) else bytes(each) for each in pieces]
+        return connection.submit(payload, pieces, classes, options, finish, waits=waits, modules=modules, loan=loan)
+
+    def _for_out(
+        self, kwargs: dict[str, Any], finish: Callable[[Any], Any] | None
+    ) -> tuple[dict[str, Any], Callable[[Any], Any] | None]:
+        """The keywords, and what is done with the result, so that an array of `plover.empty` holds what is written to it as
+        ``out``: in place where its segment is this daemon's, else it goes there and back.
+        """
+        out, shared = kwargs["out"], self.connection().segments
+        if type(out) is not np.ndarray or finish is not None or (shared is not None and shared.find_born(out)):
+            return kwargs, finish
+        if not segments.is_born(out):
+            return kwargs, finish
+        return {**kwargs, "out": segments.Out(out)}, functools.partial(segments.back_in_place, out)
 
     def connection(self) -> Connection:
         """The live connection, made now if there is none.

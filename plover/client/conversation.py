@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import collections
 import queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -27,6 +27,9 @@ from plover.client.link import Link
 from plover.errors import DaemonLost, DaemonUnreachable, PloverError, WireError
 from plover.wire import codec
 from plover.wire import messages as m
+
+if TYPE_CHECKING:
+    from plover.client.segments import ClientSegments
 
 __all__ = ["Conversation"]
 
@@ -59,6 +62,7 @@ class Conversation:
         shaken: whether hands are shaken, so that anything else may be said.
         broken: a new link must be made, and hands be shaken again.
         ended: why the conversation is over; set once.
+        segments: where results may lie; None with a daemon elsewhere.
     """
 
     def __init__(self, address: str, hello: m.Hello, now: float) -> None:
@@ -70,6 +74,7 @@ class Conversation:
         self.shaken = False
         self.broken = False
         self.ended: PloverError | None = None
+        self.segments: ClientSegments | None = None
         self._address = address
         self._hello = hello
         self._incarnation = 0  # the daemon's; 0 before the handshake
@@ -161,12 +166,28 @@ class Conversation:
     def _outcome(self, message: m.Outcome, incoming: codec.Incoming[m.ToClient], now: float, by_io: bool) -> bool:
         calls, submission = self.calls, message.submission
         call = calls.pending.get(submission)
-        if call is not None and not _deliver(call, message, incoming, by_io):
-            return False
+        if call is not None:
+            if call.loan is not None and message.status != "ended":
+                call.loan.clean = True  # a worker has said so: it reads no argument any more
+            if not self._deliver(call, message, incoming, by_io):
+                return False
         if not calls.unacknowledged:
             self._acknowledge_by = now + ACKNOWLEDGE_S
         calls.end(submission)
         return True
+
+    def _deliver(
+        self, call: PendingCall, message: m.Outcome, incoming: codec.Incoming[m.ToClient], by_io: bool
+    ) -> bool:
+        future, receipt = call.future, call.receipt(message.receipt)
+        if message.status == "ended":
+            error = _error(message.error, message.reason, message.facts, future.call_id)
+            return future.fail(error, receipt, by_io)
+        try:
+            buffers = incoming.take(message.packed, None if self.segments is None else self.segments.resolve)
+        except (WireError, OSError) as error:
+            return future.fail(_cannot_be_taken(error, future.call_id), receipt, by_io)
+        return future.deliver(message.status == "failed", buffers, receipt, by_io)
 
     # -- only the I/O thread --------------------------------------------------------------------------------------------
 
@@ -302,6 +323,8 @@ class Conversation:
             del pending[submission]
         while self.replies:
             self.replies.popleft().put(self.ended)
+        if self.segments is not None:
+            self.segments.leave()
 
     def unreachable(self, waited_s: float) -> DaemonUnreachable:
         """Nobody answered."""
@@ -334,20 +357,20 @@ class Conversation:
         )
 
 
-def _deliver(call: PendingCall, message: m.Outcome, incoming: codec.Incoming[m.ToClient], by_io: bool) -> bool:
-    future, receipt = call.future, call.receipt(message.receipt)
-    if message.status == "ended":
-        error = _error(message.error, message.reason, message.facts, future.call_id)
-        return future.fail(error, receipt, by_io)
-    return future.deliver(message.status == "failed", incoming.take(message.packed), receipt, by_io)
-
-
 def _error(name: str, reason: str, facts: dict[str, Any], call_id: str | None) -> PloverError:
     """An error that the daemon named, as the exception of that name."""
     cls = getattr(errors, name, PloverError)
     if not (isinstance(cls, type) and issubclass(cls, PloverError)):
         cls = PloverError
     return cls(reason, **({"call_id": call_id} if call_id is not None else {}), **facts)
+
+
+def _cannot_be_taken(error: Exception, call_id: str) -> PloverError:
+    return PloverError(
+        f"the result of call {call_id} lies in shared memory, and could not be taken from there: {error}. The call ran; make "
+        "it again if that does no harm, with fewer large results alive, or a smaller one",
+        call_id=call_id,
+    )
 
 
 def for_call(reason: PloverError, call_id: str | None) -> PloverError:

@@ -71,6 +71,7 @@ def serve(
         raise
     shell.config = config = msgspec.structs.replace(config, addresses=_for_clients(shell, config))
     try:
+        shell.lending.listen(_socket_paths(config))
         _let_guests_in(shell)
         _listen_to_signals(shell)
         if config.parent_fd is not None:
@@ -133,7 +134,9 @@ def _let_guests_in(shell: Shell) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """As many descriptors as this process may have: each client is one, each worker five, and libzmq aborts without any."""
+    """As many descriptors as this process may have: each client is two, each worker six, each segment one, and libzmq aborts
+    without any.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -159,6 +162,10 @@ def _lock(directory: Path) -> int:
     os.ftruncate(fd, 0)
     os.write(fd, str(os.getpid()).encode())
     return fd
+
+
+def _socket_paths(config: DaemonConfig) -> list[Path]:
+    return [addresses.socket_path(each) for each in config.addresses if each.startswith("ipc://")]
 
 
 def _socket_directories(config: DaemonConfig) -> list[Path]:

@@ -155,7 +155,9 @@ class Pool:
         """Lend a segment of at least this size. If its memory is still to be made, `made` or `failed` must follow."""
         tenant = self._borrowers[borrower]
         if self._held[borrower] >= self._borrower_limit:
-            return Refused(f"this borrower has {self._borrower_limit} segments, which is the limit: give some back first")
+            return Refused(
+                f"this borrower has {self._borrower_limit} segments, which is the limit: give some back first"
+            )
         wanted = size_class(size_bytes)
         fitting = [
             each
@@ -207,6 +209,7 @@ class Pool:
         others, which are `forgotten` then.
         """
         known = self._known[borrower]
+        assert segment.tenant == self._borrowers[borrower], (segment, borrower)
         if segment.id in known:
             known.move_to_end(segment.id)
             return False
@@ -259,8 +262,9 @@ class Pool:
 
     def pass_on(self, segment: Segment, borrower: int) -> bool:
         """A borrower has it from now on; False if it has as many as it may. It must be in use, and nobody's."""
-        assert segment.holder is None and segment.users, segment
-        if self._held[borrower] >= self._borrower_limit:
+        assert segment.holder is None, segment
+        assert segment.users, segment
+        if self._held[borrower] >= self._borrower_limit or segment.tenant != self._borrowers[borrower]:
             return False
         self._give(segment, borrower)
         return True
@@ -280,7 +284,7 @@ class Pool:
     # -- in here --------------------------------------------------------------------------------------------------------
 
     def _make_room(self, tenant: str, size_bytes: int) -> Refused | None:
-        """Close free segments until there is room for another: the tenant's own where that is at its limit, else anybody's."""
+        """Close free segments until there is room for another: the tenant's own where that is full, else anybody's."""
         if size_bytes > min(self._limit, self._tenant_limit):
             return Refused(f"{size_bytes} bytes are more than segments may take together")
         for segment in list(self._free.values()):

@@ -26,6 +26,7 @@ from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonConfig
 from plover.daemon.hands import Hands
 from plover.daemon.launchers import base
+from plover.daemon.lending import Lending
 from plover.daemon.lines import Lines
 from plover.daemon.news import News
 from plover.daemon.output import Piece
@@ -36,6 +37,7 @@ from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
 from plover.daemon.scheduler.config import Device
 from plover.daemon.scheduler.scheduler import Scheduler
+from plover.daemon.segments import Pool
 from plover.daemon.workers import WorkerRecord, Workers
 from plover.wire import codec
 from plover.wire import messages as m
@@ -80,13 +82,18 @@ class Shell:
         self._clock = clock
         self._launcher = launcher
         self._peers = Peers(secret)
-        self._calls = CallRecords(self.functions)
+        self._calls = CallRecords(self.functions, lambda user: self.lending.release(user, clock()))
         self._events: collections.deque[tuple[e.AnyEvent, float]] = collections.deque()
         self._exiting = False
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
         self.post = Post(config.addresses, self.incarnation, self._peers, message_limit)
+        limits = config.limits
+        pool = Pool(
+            limits.segments_bytes, limits.segments_bytes_per_tenant, limits.segments_per_borrower, limits.segment_idle_s
+        )
+        self.lending = Lending(self, pool, secret, clock)
         self._lines = Lines(
             self,
             self.incarnation,
@@ -103,6 +110,7 @@ class Shell:
             calls=self._calls,
             functions=self.functions,
             pipes=self._pipes,
+            lending=self.lending,
             limits=config.limits,
             incarnation=self.incarnation,
             devices=devices,
@@ -119,6 +127,7 @@ class Shell:
             calls=self._calls,
             functions=self.functions,
             pipes=self._pipes,
+            lending=self.lending,
             devices={device.id: device for device in devices},
             limits=config.limits,
             happen=self.happen,
@@ -128,6 +137,7 @@ class Shell:
             launcher=launcher,
             workers=self.workers,
             lines=self._lines,
+            lending=self.lending,
             pipes=self._pipes,
             happen=self.happen,
             show=self._show,
@@ -198,6 +208,7 @@ class Shell:
             self.workers.remove(worker.number)
             self._lines.close(worker, self._clock())
             worker.close()
+        self.lending.close()
         self._epoll.close()
         self.post.close()
 
@@ -230,7 +241,8 @@ class Shell:
     def _next_deadline(self) -> float | None:
         """When the loop must look at the clock, if no message comes before."""
         due: float | None = None
-        for moment in (self.scheduler.next_deadline(), self._pipes.due(), self._news.due(), self._lines.due()):
+        lines, lending = self._lines.due(), self.lending.due()
+        for moment in (self.scheduler.next_deadline(), self._pipes.due(), self._news.due(), lines, lending):
             if moment is not None and (due is None or moment < due):
                 due = moment
         return due
@@ -239,6 +251,7 @@ class Shell:
         self._pipes.keep_time(now)
         self._news.keep_time(now)
         self._lines.keep_time(now)
+        self.lending.keep_time(now)
         deadline = self.scheduler.next_deadline()
         if deadline is not None and now >= deadline:
             self.happen(e.DeadlineReached(), now)

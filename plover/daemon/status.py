@@ -29,6 +29,7 @@ def document(shell: Shell, now: float) -> bytes:
         "versions": msgspec.structs.asdict(versions()),
         "pids": {worker.number: worker.pid for worker in shell.workers},
         "functions": len(shell.functions),
+        "segments": shell.lending.document(),
         "refused_messages": dict(shell.post.refused),
         "limits": limits_table(shell.config),
         "scheduler": snapshot,

@@ -422,8 +422,8 @@ class NotLent(Message, frozen=True, tag="not-lent"):
 
 
 class Handed(Message, frozen=True, tag="handed"):
-    """A segment that a message mentions which comes next: a worker may read it, a client has it from now on, for the result of
-    this submission. Beside it comes its descriptor, if this borrower has not got it.
+    """A segment that a message mentions which comes next: a worker may read it, a client has it from now on, with the
+    result of this submission. Beside it comes its descriptor, if this borrower has not got it.
     """
 
     segment: int
@@ -432,7 +432,7 @@ class Handed(Message, frozen=True, tag="handed"):
 
 
 class Forgotten(Message, frozen=True, tag="forgotten"):
-    """These were closed, or are handed anew before they are mentioned again: the borrower can give up what it keeps of them."""
+    """These are handed anew before they are mentioned again, if ever: the borrower gives up what it keeps of them."""
 
     segments: tuple[int, ...]
 

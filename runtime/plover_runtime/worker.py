@@ -27,7 +27,7 @@ from plover.wire import codec, markers
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
 from plover.wire.stream import HungUp, Stream
-from plover_runtime import tidy
+from plover_runtime import segments, tidy
 from plover_runtime.admission import Unfit
 from plover_runtime.device import open_device
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
@@ -39,7 +39,7 @@ from plover_runtime.records import Records
 _EAGER_S = 0.0005
 
 
-def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_fd: int) -> NoReturn:
+def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_fd: int, segments_fd: int) -> NoReturn:
     """Be a worker, until the daemon or the device ends it."""
     context.enter_worker()
     tidy.without_terminal()
@@ -53,7 +53,8 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
     limit_bytes = prepare.payload_limit_bytes + codec.HEADER_LIMIT
     line = Stream(socket.socket(fileno=line_fd), "daemon", limit_bytes, codec.FRAMES_LIMIT + 1, _EAGER_S)
     line.send(codec.write(m.WorkerHello(os.getpid(), versions(), time.monotonic() - started)))
-    invoker = Invoker(device, page, prepare.payload_limit_bytes, Modules(prepare.cache_directory))
+    shared = segments.of_worker(socket.socket(fileno=segments_fd), device)
+    invoker = Invoker(device, page, prepare.payload_limit_bytes, Modules(prepare.cache_directory), shared)
     while True:
         try:
             frames = line.receive()

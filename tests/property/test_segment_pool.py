@@ -33,7 +33,9 @@ class PoolMachine(RuleBasedStateMachine):
                 self.told[borrower].remove(number)
         self.pool.forgotten.clear()
         for segment in self.pool.closed:
-            assert segment.holder is None and not segment.users and segment.made
+            assert segment.holder is None
+            assert not segment.users
+            assert segment.made
             assert self.pool.find(segment.id) is None
             assert not any(segment.id in known for known in self.told.values())
         self.pool.closed.clear()
@@ -66,7 +68,8 @@ class PoolMachine(RuleBasedStateMachine):
             assert segment.tenant == self.tenants[borrower]
             assert segment.holder == borrower
             assert segment.size_bytes >= size
-            assert not segment.users and not segment.spoiled
+            assert not segment.users
+            assert not segment.spoiled
             assert segment.id in was_free if segment.made else segment.id not in was_free
             if segment.made:
                 self.tell(segment, borrower)
@@ -191,7 +194,7 @@ class PoolMachine(RuleBasedStateMachine):
         for user in self.users:
             self.pool.release(user, self.now)
         counts = self.pool.counts()
-        assert counts["lent"] == 0 and counts["free"] == counts["segments"]
+        assert (counts["lent"], counts["free"]) == (0, counts["segments"])
         self.pool.expire(self.now + 1000)
         assert self.pool.counts() == {"bytes": 0, "segments": 0, "free": 0, "lent": 0}
 

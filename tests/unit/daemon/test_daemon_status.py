@@ -29,6 +29,7 @@ def shell() -> Any:
         started=10.0,
         workers=[types.SimpleNamespace(number=1, pid=77, token=TOKEN)],
         functions=functions,
+        lending=types.SimpleNamespace(document=lambda: {"bytes": 3}),
         post=types.SimpleNamespace(refused=Counter({"peer": 2})),
         secret=b"the-secret-of-the-socket",
         scheduler=Scheduler(
@@ -47,6 +48,7 @@ def test_it_says_what_the_daemon_knows_of_itself() -> None:
     assert (found["incarnation"], found["uptime_s"], found["launcher"]) == ("abc", 2.5, "process")
     assert found["pids"] == {"1": 77}
     assert (found["functions"], found["refused_messages"]) == (1, {"peer": 2})
+    assert found["segments"] == {"bytes": 3}
     assert len(found["versions"]) == 3
     assert found["scheduler"]["devices"][0]["id"] == "simulated:0"
 

@@ -1,0 +1,233 @@
+"""A borrower's side of the conversation about segments: what it asks the daemon for, and what it was handed.
+
+The same for clients and workers; what each does with segments stands in `plover.client.segments` and
+`plover_runtime.segments`.
+
+Guarantees: an answer that nobody waits for any more is given back; a packet that was received counts, whoever was to wait
+for it. The end of the socket is an answer, not an exception. Assumes: Linux; one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from plover.errors import WireError
+from plover.mappings import Mapping
+from plover.wire import codec
+from plover.wire import messages as m
+
+__all__ = ["Borrower", "Entry", "aligned"]
+
+_PACKET_LIMIT = 64 * 1024
+#: The daemon answers within milliseconds, or has to make a segment first (0.1 s for 128 MB); later than this it is stopped,
+#: and frames will wait with the rest.
+_ANSWER_S = 2.0
+#: Large buffers begin at multiples of this.
+_ALIGNMENT = 64
+
+
+class Entry:
+    """A segment that this borrower knows.
+
+    Attributes:
+        fd: its descriptor.
+        held: it is this borrower's, to write to and to mention.
+        submission: the call whose result it was handed with; 0 for none.
+    """
+
+    def __init__(self, number: int, fd: int, size_bytes: int) -> None:
+        self.id = number
+        self.fd = fd
+        self.size_bytes = size_bytes
+        self.held = False
+        self.submission = 0
+        self._mapping: Mapping | None = None
+
+    def __repr__(self) -> str:
+        return f"<segment {self.id}, {self.size_bytes} bytes, held={self.held}>"
+
+    @property
+    def mapping(self) -> Mapping:
+        """Its memory, mapped at the first look."""
+        if self._mapping is None:
+            self._mapping = self._map()
+        return self._mapping
+
+    def _map(self) -> Mapping:
+        return Mapping(self.fd, self.size_bytes)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is mapped now."""
+        return self._mapping is not None
+
+    def unmap(self) -> None:
+        """Give up the mapping; its memory stays where arrays still look at it."""
+        self._mapping = None
+
+    def close(self) -> None:
+        """Give up all that is kept of it."""
+        self.unmap()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # closed by somebody's code
+                os.close(fd)
+
+
+AnEntry = TypeVar("AnEntry", bound=Entry)
+
+
+class Borrower:
+    """One end of a socket of packets to the daemon.
+
+    Args:
+        end: the socket; it is the borrower's own from now on.
+
+    Attributes:
+        entries: what it knows, by number.
+        ended: the daemon is not there any more.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self.entries: dict[int, Entry] = {}
+        self.ended = False
+        self._socket = end
+        self._requests = itertools.count(1)
+        self._waiting = 0  # the request that somebody waits for
+        self._answer: Entry | str | None = None  # to it
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.entries)} segments, ended={self.ended}>"
+
+    def borrow(self, size_bytes: int) -> Entry | None:
+        """A segment of at least so many bytes; None if there is none to be had."""
+        request = self._waiting = next(self._requests)
+        self._answer = None
+        until = time.monotonic() + _ANSWER_S
+        try:
+            if not self.say(m.Borrow(request, size_bytes)):
+                return None
+            while self._answer is None and not self.ended:
+                if not self.drain():
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        return None
+                    self._poll.poll(left * 1000)
+        finally:
+            self._waiting = 0
+        return self._answer if isinstance(self._answer, Entry) else None
+
+    def give_back(self, entries: Iterable[Entry], spoiled: bool = False) -> bool:
+        """These are not needed any more; False if that could not be said now."""
+        given = [each for each in entries if each.held]
+        if given and not self.say(m.Return(tuple([each.id for each in given]), spoiled)):
+            return False
+        for each in given:
+            each.held = False
+            each.submission = 0
+        return True
+
+    def say(self, message: m.FromBorrower) -> bool:
+        """Send a packet; False if it does not go now, or the daemon is gone."""
+        (packet,) = codec.write(message)
+        try:
+            self._socket.send(packet, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.ended = True
+            return False
+        return True
+
+    def drain(self) -> bool:
+        """Take what the daemon has said; whether it was anything."""
+        came = False
+        while not self.ended:
+            try:
+                packet, descriptors, _, _ = socket.recv_fds(
+                    self._socket, _PACKET_LIMIT, 4, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                break
+            except OSError:
+                packet, descriptors = b"", []
+            if not packet:
+                self.ended = True
+                break
+            came = True
+            try:
+                self._take(codec.TO_BORROWER.read([packet]).message, descriptors)
+            finally:
+                for fd in descriptors:
+                    os.close(fd)
+        return came
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.ended = True
+        self._socket.close()
+        for entry in self.entries.values():
+            entry.close()
+        self.entries.clear()
+
+    def _take(self, message: m.ToBorrower, descriptors: list[int]) -> None:
+        match message:
+            case m.Lent(request=request):
+                entry = self._meet(message.segment, message.size_bytes, descriptors)
+                entry.held = True
+                if request == self._waiting:
+                    self._answer = entry
+                else:
+                    self.give_back((entry,))
+            case m.NotLent(request=request, reason=reason):
+                if request == self._waiting:
+                    self._answer = reason
+            case m.Handed():
+                entry = self._meet(message.segment, message.size_bytes, descriptors)
+                entry.submission = message.submission
+                entry.held = entry.held or bool(message.submission)
+            case m.Forgotten(segments=segments):
+                for number in segments:
+                    known = self.entries.pop(number, None)
+                    if known is not None:
+                        known.close()
+
+    def _meet(self, number: int, size_bytes: int, descriptors: list[int]) -> Entry:
+        """The entry of a segment that is mentioned; a descriptor comes with it the first time."""
+        entry = self.entries.get(number)
+        if descriptors:
+            if entry is not None:
+                entry.close()
+            entry = self.entries[number] = self.make_entry(number, descriptors.pop(0), size_bytes)
+        if entry is None:
+            raise WireError(f"the daemon mentions segment {number}, and never handed it over", fault="daemon")
+        return entry
+
+    def make_entry(self, number: int, fd: int, size_bytes: int) -> Entry:
+        """What this borrower keeps of a segment."""
+        return Entry(number, fd, size_bytes)
+
+
+def aligned(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where buffers of these sizes begin in a segment that they share, and where the last ends.
+
+    Example:
+        >>> aligned([100, 10])
+        ([0, 128], 138)
+    """
+    offsets, end = [], 0
+    for size in sizes:
+        begin = -(-end // _ALIGNMENT) * _ALIGNMENT
+        offsets.append(begin)
+        end = begin + size
+    return offsets, end
