@@ -10,13 +10,13 @@ for it. The end of the socket is an answer, not an exception. Assumes: Linux; on
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import select
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 from plover.errors import WireError
 from plover.mappings import Mapping
@@ -81,7 +81,27 @@ class Entry:
                 os.close(fd)
 
 
-AnEntry = TypeVar("AnEntry", bound=Entry)
+class _Left:
+    """A socket that is only spoken to, and that the process's end may close: one of Python's would warn of that."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def send(self, packet: bytes, flags: int) -> int:
+        """As a socket's."""
+        if self._fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        end = socket.socket(fileno=self._fd)
+        try:
+            return end.send(packet, flags)
+        finally:
+            end.detach()
+
+    def close(self) -> None:
+        """As a socket's."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Borrower:
@@ -99,7 +119,7 @@ class Borrower:
         end.setblocking(False)
         self.entries: dict[int, Entry] = {}
         self.ended = False
-        self._socket = end
+        self._socket: socket.socket | _Left = end
         self._requests = itertools.count(1)
         self._waiting = 0  # the request that somebody waits for
         self._answer: Entry | str | None = None  # to it
@@ -130,7 +150,7 @@ class Borrower:
     def give_back(self, entries: Iterable[Entry], spoiled: bool = False) -> bool:
         """These are not needed any more; False if that could not be said now."""
         given = [each for each in entries if each.held]
-        if given and not self.say(m.Return(tuple([each.id for each in given]), spoiled)):
+        if given and not self.say(m.Return(tuple([each.id for each in given]), spoiled)) and not self.ended:
             return False
         for each in given:
             each.held = False
@@ -152,7 +172,7 @@ class Borrower:
     def drain(self) -> bool:
         """Take what the daemon has said; whether it was anything."""
         came = False
-        while not self.ended:
+        while not self.ended and isinstance(self._socket, socket.socket):
             try:
                 packet, descriptors, _, _ = socket.recv_fds(
                     self._socket, _PACKET_LIMIT, 4, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -172,10 +192,16 @@ class Borrower:
                     os.close(fd)
         return came
 
+    def hear_no_more(self) -> None:
+        """Nothing will be asked for or handed over any more. What is held may stay so until the process ends."""
+        if isinstance(self._socket, socket.socket):
+            self._socket = _Left(self._socket.detach())
+
     def close(self) -> None:
         """Give everything back."""
         self.ended = True
-        self._socket.close()
+        end, self._socket = self._socket, _Left(-1)
+        end.close()
         for entry in self.entries.values():
             entry.close()
         self.entries.clear()

@@ -20,7 +20,7 @@ import numpy as np
 from plover import context
 from plover.serialize import Buffer
 
-__all__ = ["THRESHOLD_BYTES", "Out", "address_of", "array", "copy", "empty", "is_born", "remember", "size_of", "zeros"]
+__all__ = ["THRESHOLD_BYTES", "Out", "address_of", "array", "copy", "empty", "is_born", "size_of", "zeros"]
 
 Array = np.ndarray[Any, Any]
 
@@ -58,7 +58,7 @@ def empty(shape: int | tuple[int, ...], dtype: Any = float, order: Any = "C") ->
     anchor = _allocate(size) if size >= THRESHOLD_BYTES else None
     if anchor is None:
         anchor = np.empty(size, np.uint8)
-        remember(anchor)
+    _remember(anchor)
     return np.ndarray(dimensions, kind, anchor, 0, None, order)
 
 
@@ -114,26 +114,25 @@ class Out(msgspec.Struct, frozen=True):
     array: Any
 
 
-#: Arrays of this process that were born here and lie in ordinary memory: address → (its end, what tells whether it lives).
-_ordinary: dict[int, tuple[int, weakref.ref[Array]]] = {}
+#: Arrays of this process that were born here: address → (its end, what tells whether it lives).
+_born: dict[int, tuple[int, weakref.ref[Array]]] = {}
 
 
-def remember(anchor: Array, address: int | None = None) -> None:
-    """An array was born in ordinary memory, or its memory has become ordinary."""
-    begin = address_of(anchor) if address is None else address
-    _ordinary[begin] = begin + anchor.nbytes, weakref.ref(anchor, lambda ref: _forget(begin, ref))
+def _remember(anchor: Array) -> None:
+    begin = address_of(anchor)
+    _born[begin] = begin + anchor.nbytes, weakref.ref(anchor, lambda ref: _forget(begin, ref))
 
 
 def _forget(begin: int, ref: weakref.ref[Array]) -> None:
-    known = _ordinary.get(begin)
+    known = _born.get(begin)
     if known is not None and known[1] is ref:
-        del _ordinary[begin]
+        del _born[begin]
 
 
 def is_born(array: Array) -> bool:
-    """Whether an array, or what it is a view of, was born here, in ordinary memory."""
+    """Whether an array, or what it is a view of, was born here."""
     address = array.__array_interface__["data"][0]
-    return any(begin <= address < end for begin, (end, ref) in list(_ordinary.items()) if ref() is not None)
+    return any(begin <= address < end for begin, (end, ref) in list(_born.items()) if ref() is not None)
 
 
 def back_in_place(array: Array, pair: tuple[Any, Any]) -> Any:

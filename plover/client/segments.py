@@ -132,11 +132,6 @@ class ClientSegments(Borrower):
         begin = array.__array_interface__["data"][0]
         return self._born_at(begin, begin + array.nbytes) is not None
 
-    def is_over_born(self, array: Anchor) -> bool:
-        """Whether an array begins in one that was born in a segment."""
-        begin = array.__array_interface__["data"][0]
-        return self._born_at(begin, begin) is not None
-
     def _born_at(self, begin: int, end: int) -> tuple[_Used, Anchor] | None:
         for entry in list(self.entries.values()):
             if entry.born and entry.held:
@@ -270,11 +265,14 @@ class ClientSegments(Borrower):
                 back.append(entry)
         self.give_back(back)
         if self._closing and not any(each.held for each in self.entries.values()):
+            _living.discard(self)
             self.close()
 
     def leave(self) -> None:
         """The connection has ended: when nothing lies in a segment any more, the socket is closed."""
-        self._closing = True
+        with self._lock:
+            self._closing = True
+            self.hear_no_more()
         self.tidy()
 
     # -- forks ----------------------------------------------------------------------------------------------------------
@@ -287,12 +285,9 @@ class ClientSegments(Borrower):
             return
         with self._lock:
             for entry in list(self.entries.values()):
-                anchor = entry.array_over_it()
-                if anchor is None:
+                if entry.array_over_it() is None:
                     continue
                 entry.mapping.keep_private(entry.fd)
-                if entry.born:
-                    segments.remember(anchor, entry.mapping.address)
                 self.give_back((entry,), spoiled=True)
                 del self.entries[entry.id]
                 entry.close()
@@ -319,7 +314,8 @@ def connect(address: str, client: bytes, secret: bytes, is_pending: Callable[[in
     return ClientSegments(end, is_pending)
 
 
-_living: weakref.WeakSet[ClientSegments] = weakref.WeakSet()
+#: Those that may hold something. Where one was collected before the arrays in its segments, the daemon would lend these anew.
+_living: set[ClientSegments] = set()
 
 
 def _before_fork() -> None:

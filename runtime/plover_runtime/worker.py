@@ -30,6 +30,7 @@ from plover.wire.stream import HungUp, Stream
 from plover_runtime import segments, tidy
 from plover_runtime.admission import Unfit
 from plover_runtime.device import open_device
+from plover_runtime.heap import Heap
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
 from plover_runtime.modules import BundlesAbsent, Modules
 from plover_runtime.records import Records
@@ -47,6 +48,7 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
     os.close(page_fd)
     signal.signal(signal.SIGINT, _interrupter(page))
     started = time.monotonic()
+    heap = Heap()
     device = open_device(prepare.device_kind, prepare.devices)
     output = _Output(fork.marker)
     records = Records(records_fd)
@@ -83,6 +85,7 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
         if invoker.unwell is not None:
             _leave(line, codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
         del frames, incoming, finished, body
+        heap.trim()
 
 
 def _leave(line: Stream, last: list[Any]) -> NoReturn:
