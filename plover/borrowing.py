@@ -9,6 +9,7 @@ for it. The end of the socket is an answer, not an exception. Assumes: Linux; on
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import itertools
@@ -17,6 +18,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from plover.errors import WireError
 from plover.mappings import Mapping
@@ -26,6 +28,8 @@ from plover.wire import messages as m
 __all__ = ["Borrower", "Entry", "aligned"]
 
 _PACKET_LIMIT = 64 * 1024
+#: The arguments of `recvmsg` for one packet, with a descriptor at most.
+_ONE_PACKET = ((_PACKET_LIMIT,), (socket.CMSG_SPACE(4),), (socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,))
 #: The daemon answers within milliseconds, or has to make a segment first (0.1 s for 128 MB); later than this it is stopped,
 #: and frames will wait with the rest.
 _ANSWER_S = 2.0
@@ -81,6 +85,15 @@ class Entry:
                 os.close(fd)
 
 
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """What came beside a packet."""
+    found: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found += memoryview(data).cast("i").tolist()
+    return found
+
+
 class _Left:
     """A socket that is only spoken to, and that the process's end may close: one of Python's would warn of that."""
 
@@ -123,6 +136,7 @@ class Borrower:
         self._requests = itertools.count(1)
         self._waiting = 0  # the request that somebody waits for
         self._answer: Entry | str | None = None  # to it
+        self._packets: collections.deque[Any] = collections.deque()  # received, and not taken to the end
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
 
@@ -148,12 +162,19 @@ class Borrower:
         return self._answer if isinstance(self._answer, Entry) else None
 
     def give_back(self, entries: Iterable[Entry], spoiled: bool = False) -> bool:
-        """These are not needed any more; False if that could not be said now."""
+        """These are not needed any more; False if that could not be said now.
+
+        It is said once at most: the segment may be lent here again by the time it was said twice. So an interrupt in here may
+        leave one lent to nobody, until the socket's end.
+        """
         given = [each for each in entries if each.held]
-        if given and not self.say(m.Return(tuple([each.id for each in given]), spoiled)) and not self.ended:
-            return False
         for each in given:
             each.held = False
+        if given and not self.say(m.Return(tuple([each.id for each in given]), spoiled)) and not self.ended:
+            for each in given:
+                each.held = True
+            return False
+        for each in given:
             each.submission = 0
         return True
 
@@ -173,23 +194,24 @@ class Borrower:
         """Take what the daemon has said; whether it was anything."""
         came = False
         while not self.ended and isinstance(self._socket, socket.socket):
-            try:
-                packet, descriptors, _, _ = socket.recv_fds(
-                    self._socket, _PACKET_LIMIT, 4, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                break
-            except OSError:
-                packet, descriptors = b"", []
-            if not packet:
+            if not self._packets:
+                try:
+                    # From the kernel into the list in one instruction: no interrupt comes between, and no packet is lost.
+                    self._packets.extend(map(self._socket.recvmsg, *_ONE_PACKET))
+                except BlockingIOError:
+                    break
+                except OSError:
+                    self.ended = True
+                    break
+            packet = self._packets[0]
+            data, descriptors = packet[0], _descriptors(packet[1])
+            if data:
+                self._take(codec.TO_BORROWER.read([data]).message, descriptors)
+                came = True
+            else:
                 self.ended = True
-                break
-            came = True
-            try:
-                self._take(codec.TO_BORROWER.read([packet]).message, descriptors)
-            finally:
-                for fd in descriptors:
-                    os.close(fd)
+            if self._packets and self._packets[0] is packet:  # and not taken by a signal handler meanwhile
+                self._packets.popleft()
         return came
 
     def hear_no_more(self) -> None:
@@ -231,10 +253,12 @@ class Borrower:
     def _meet(self, number: int, size_bytes: int, descriptors: list[int]) -> Entry:
         """The entry of a segment that is mentioned; a descriptor comes with it the first time."""
         entry = self.entries.get(number)
-        if descriptors:
+        if descriptors and (
+            entry is None or entry.fd != descriptors[0]
+        ):  # else an interrupt came, and it is taken again
             if entry is not None:
                 entry.close()
-            entry = self.entries[number] = self.make_entry(number, descriptors.pop(0), size_bytes)
+            entry = self.entries[number] = self.make_entry(number, descriptors[0], size_bytes)
         if entry is None:
             raise WireError(f"the daemon mentions segment {number}, and never handed it over", fault="daemon")
         return entry

@@ -14,6 +14,7 @@ is what its end tells the daemon.
 
 from __future__ import annotations
 
+import _thread
 import os
 import socket
 import threading
@@ -238,7 +239,10 @@ class ClientSegments(Borrower):
     def _stale(self, _: object) -> None:
         """Something that used a segment was collected; on any thread, in the middle of anything."""
         if self._pid == os.getpid():
-            self.tidy()
+            try:
+                self.tidy()
+            except KeyboardInterrupt:  # which nobody would hear of in here
+                _thread.interrupt_main()
 
     def tidy(self) -> None:
         """Give back what is not used, now or as soon as whoever is at it is done."""
