@@ -40,6 +40,11 @@ def load_ipython_extension(shell: object) -> None:
     load_ipython_extension(shell)
 
 
+def __dir__() -> list[str]:
+    """The public names and what every module has: submodules are found by ``import``, not by looking here."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 __all__ = [
     "AccessDenied",
     "CallCancelled",

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from plover.errors import AccessDenied, DaemonUnreachable
+from plover.errors import AccessDenied, DaemonUnreachable, PloverError
 
 __all__ = [
     "EXAMPLES",
@@ -239,6 +239,7 @@ def secret_for(directories: Iterable[Path]) -> bytes:
 
     Raises:
         AccessDenied: a file of that name is no secret of Plover's, or two of them differ.
+        PloverError: it cannot be written.
     """
     paths = [directory / _SECRET_NAME for directory in directories]
     known = {path: _known_secret(path) for path in paths if path.exists()}
@@ -249,10 +250,22 @@ def secret_for(directories: Iterable[Path]) -> bytes:
     for path in paths:
         if path in known:
             continue
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(secret)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(secret)
+        except OSError as error:
+            path.unlink(missing_ok=True)  # half a secret would be taken for somebody else's file
+            raise cannot_write(path, error) from None
     return secret
+
+
+def cannot_write(path: Path, error: OSError) -> PloverError:
+    """A file that a daemon needs, and why it cannot be written."""
+    return PloverError(
+        f"{path} cannot be written ({error.strerror}): make room or mend that there, or choose another directory with "
+        "--bind and --state-dir"
+    )
 
 
 def _known_secret(path: Path) -> bytes:

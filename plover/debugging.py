@@ -24,11 +24,11 @@ from plover.bundles.format import BundleSet
 from plover.bundles.needed import needed
 from plover.errors import WorkerLost
 from plover.tracebacks import leave_out_ours
-from plover.wire.messages import CallOptions, Receipt
+from plover.wire.messages import Receipt
 
 if TYPE_CHECKING:
-    from plover.client.calls import Payload
     from plover.client.futures import Future
+    from plover.remote import CallRequest
 
 __all__ = ["DebugCall", "DebugOutcome", "debug"]
 
@@ -92,19 +92,11 @@ def debug(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
 class _Foreground:
     """Takes a call in place of a session, and runs it to its end."""
 
-    def send(
-        self,
-        payload: Payload,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions,
-        *,
-        waits: bool,
-        finish: Callable[[Any], Any] | None = None,
-    ) -> Future[Any]:
+    def send(self, request: CallRequest, /) -> Future[Any]:
         from plover.client.futures import Future
 
-        buffers, classes, names = serialize.pack_arguments(payload.name, args, kwargs)
+        payload, options = request.payload, request.options
+        buffers, classes, names = serialize.pack_arguments(payload.name, request.args, request.kwargs)
         asked = options.gpu is not None or options.require_gpu
         call = DebugCall(payload.name, _plain(payload.buffers), _plain(buffers), asked)
         modules = needed(payload.names, names)
@@ -114,7 +106,7 @@ class _Foreground:
         outcome = _run(call)
         future: Future[Any] = Future("debug")
         future._keep = (payload.classes, classes)
-        future._finish = finish
+        future._finish = request.finish
         packed: list[serialize.Buffer] = [outcome.packed[0], *map(bytearray, outcome.packed[1:])]
         future.deliver(outcome.failed, packed, outcome.receipt)
         return future

@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from plover import context, kernels, serialize
+from plover import context, kernels
 from plover.options import Options, parse_options
-from plover.pickling import captures
+from plover.remote import Packed, Remote, TakesCalls
 from plover.tracebacks import leave_out_ours
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
-    from plover.client.calls import Payload
     from plover.client.futures import Future
-    from plover.pickling.captures import Snapshot
-    from plover.session import Session
 
 __all__ = ["GpuFunction", "GpuKernel", "gpu_function"]
 
@@ -34,90 +30,7 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 
 
-class _Packed:
-    """What a target was packed as; its copies with other options may share one.
-
-    Attributes:
-        last: the payload, and what tells whether it is still right (None where only pickling again can). One tuple, so that
-            threads which pack at the same time never put one's payload beside another's snapshot.
-    """
-
-    __slots__ = ("last",)
-
-    def __init__(self) -> None:
-        self.last: tuple[Payload, Snapshot | None] | None = None
-
-
-class _Remote:
-    """What functions and kernels have in common: a target that is packed, options, and the ways to call it."""
-
-    def __init__(self, target: Callable[..., Any], options: CallOptions, packed: _Packed | None = None) -> None:
-        self._target = target
-        self._options = options
-        self._packed = _Packed() if packed is None else packed  # shared by copies with other options
-
-    def __repr__(self) -> str:
-        from plover.looks import function_text
-
-        return function_text(*self._looks())
-
-    def _repr_html_(self) -> str:
-        from plover.looks import function_html
-
-        return function_html(*self._looks())
-
-    def _looks(self) -> tuple[Any, ...]:
-        """What it looks like: what it is, its name, the Python function that has its parameters, and its options."""
-        return "gpu_function", self._name(), self._target, self._options
-
-    def _name(self) -> str:
-        return str(getattr(self._target, "__qualname__", None) or getattr(self._target, "__name__", "function"))
-
-    def _pack(self) -> Payload:
-        """The target's payload as it is now, with everything that it captures."""
-        packed = self._packed.last
-        if packed is not None and self._is_as_before(packed[1]):
-            return packed[0]
-        from plover import versions
-        from plover.client.calls import Payload
-
-        snapshot = captures.Snapshot.of(self._target, (kernels.reduce,))  # first: what changes meanwhile shows later
-        buffers, classes, names = serialize.pack_function(self._target)
-        content: list[serialize.Buffer] = [*map(bytes, buffers), versions.stamp()]
-        known = packed[0] if packed is not None else None
-        if known is None or known.buffers != content or known.names != names:  # comparing costs less than a digest
-            known = Payload.of(content, classes, self._name(), names)
-        self._packed.last = known, snapshot
-        return known
-
-    @staticmethod
-    def _is_as_before(snapshot: Snapshot | None) -> bool:
-        return snapshot is not None and snapshot.unchanged()
-
-    def _send(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        waits: bool,
-        session: Session | None,
-        finish: Callable[[Any], Any] | None = None,
-    ) -> Future[Any]:
-        """Send a call over a session, the current one unless told."""
-        if session is None:
-            from plover.session import current
-
-            session = current()
-        return session.send(self._pack(), args, kwargs, self._options, waits=waits, finish=finish)
-
-    def _begin(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool = False, session: Session | None = None
-    ) -> Future[Any]:
-        """Begin a call with these arguments."""
-        return self._send(args, kwargs, waits=waits, session=session)
-
-
-class GpuFunction(_Remote, Generic[P, R]):
+class GpuFunction(Remote, Generic[P, R]):
     """A function that runs on a GPU worker.
 
     Call it as the function itself: it is sent away, runs, and its result or exception comes back. CuPy's and Numba's
@@ -132,7 +45,7 @@ class GpuFunction(_Remote, Generic[P, R]):
         'double'
     """
 
-    def __init__(self, function: Callable[P, R], options: CallOptions, packed: _Packed | None = None) -> None:
+    def __init__(self, function: Callable[P, R], options: CallOptions, packed: Packed | None = None) -> None:
         super().__init__(function, options, packed)
         functools.update_wrapper(self, function)
 
@@ -221,11 +134,12 @@ class GpuFunction(_Remote, Generic[P, R]):
             iterables: one a positional argument; the shortest decides.
             timeout: seconds that each item's run may take.
             ordered: in the order of the items; else as they end.
-            return_exceptions: give exceptions back in their item's place instead of raising the first.
+            return_exceptions: give exceptions back in their item's place instead of raising the first; also where an item
+                cannot be sent.
             in_flight: how many calls may be unfinished or unread at a time; 64 unless told.
             progress: draw a progress bar of the results that were read (needs tqdm).
         """
-        from plover.client.mapping import map_calls
+        from plover.client.mapping import expected, map_calls
 
         one = self._each(timeout, not_built)
         return map_calls(
@@ -234,8 +148,9 @@ class GpuFunction(_Remote, Generic[P, R]):
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
-            progress=self._name() if progress else None,
-            total=min(map(operator.length_hint, iterables), default=0) or None if progress else None,
+            name=self._name(),
+            total=expected(iterables),
+            progress=progress,
         )
 
     def starmap(
@@ -250,7 +165,7 @@ class GpuFunction(_Remote, Generic[P, R]):
         **not_built: Any,
     ) -> Iterator[R]:
         """`map` over items that hold all positional arguments of a call each."""
-        from plover.client.mapping import map_calls
+        from plover.client.mapping import expected, map_calls
 
         one = self._each(timeout, not_built)
         return map_calls(
@@ -259,8 +174,9 @@ class GpuFunction(_Remote, Generic[P, R]):
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
-            progress=self._name() if progress else None,
-            total=operator.length_hint(items) or None if progress else None,
+            name=self._name(),
+            total=expected((items,)),
+            progress=progress,
         )
 
     def _each(self, timeout: float | None, changes: dict[str, Any]) -> GpuFunction[P, R]:
@@ -278,7 +194,7 @@ class GpuFunction(_Remote, Generic[P, R]):
         return GpuFunction(self._target, parse_options(self._options, changes), self._packed)
 
 
-class GpuKernel(_Remote):
+class GpuKernel(Remote):
     """A Numba or CuPy kernel that is launched on a GPU worker, with its own launch syntax.
 
     NumPy arguments are copied to the device and back in place before the launch returns, or before its future is done;
@@ -293,7 +209,7 @@ class GpuKernel(_Remote):
         kernel: Any,
         options: CallOptions,
         launch: tuple[Any, ...] | None = None,
-        packed: _Packed | None = None,
+        packed: Packed | None = None,
     ) -> None:
         kind = kernels.kind_of(kernel)
         if kind is None:
@@ -373,7 +289,7 @@ class GpuKernel(_Remote):
         return GpuKernel(self._kernel, parse_options(self._options, changes), self._launch, self._packed)
 
     def _begin(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool = False, session: Session | None = None
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool = False, session: TakesCalls | None = None
     ) -> Future[Any]:
         if self._kind == "numba":
             if self._launch is None:

@@ -21,7 +21,7 @@ import msgspec
 
 from plover import serialize
 
-__all__ = ["pack_exception", "unpack_exception"]
+__all__ = ["own_file", "pack_exception", "unpack_exception"]
 
 #: So many frames at each end of a traceback are kept; a recursion error has thousands that say the same.
 _FRAMES_AT_EACH_END = 50
@@ -283,15 +283,21 @@ _BUNDLED = re.compile(r"[/\\](?P<name>[^/\\]+)-(?P<digest>[0-9a-f]{64})[/\\](?P<
 
 def _at_home(frame: _Frame) -> _Frame:
     """A frame of the author's own module, in the author's own file, where that still has the line."""
-    bundled = _BUNDLED.search(frame.filename)
-    if bundled is None:
+    own = own_file(frame.filename)
+    if own == frame.filename or linecache.getline(own, frame.line).rstrip("\n") != frame.text:
         return frame
+    return msgspec.structs.replace(frame, filename=own)
+
+
+def own_file(filename: str) -> str:
+    """The author's own file that a worker ran out of a bundle, if it is one and still the same; else the name as it is."""
+    bundled = _BUNDLED.search(filename)
+    if bundled is None:
+        return filename
     from plover.bundles.collect import current
 
     own = current().own_file(bundled["name"], bytes.fromhex(bundled["digest"]), bundled["path"].replace("\\", "/"))
-    if own is None or linecache.getline(own, frame.line).rstrip("\n") != frame.text:
-        return frame
-    return msgspec.structs.replace(frame, filename=own)
+    return own or filename
 
 
 def _remember_source(frame: _Frame) -> None:

@@ -1,4 +1,4 @@
-"""What futures, sessions, receipts, functions and kernels look like: a line for `repr`, a small table for notebooks.
+"""What futures, maps, sessions, receipts, functions and kernels look like: a line for `repr`, a small table for notebooks.
 
 Guarantees: looking does no I/O and waits for nobody; a `repr` runs no code of the user's but the `repr` of defaults. Every
 text is escaped. The tables bring no style, script or colour of their own, so that they look right on dark and on light.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from plover.wire.messages import CallOptions, HostDevices, Receipt
+from plover.wire.records import Record
 
 if TYPE_CHECKING:
     from plover.client.connection import Connection
@@ -29,10 +30,13 @@ __all__ = [
     "function_text",
     "future_html",
     "future_text",
+    "map_text",
     "receipt_html",
+    "receipt_text",
     "session_html",
     "session_text",
     "several_html",
+    "several_text",
     "table",
 ]
 
@@ -45,6 +49,8 @@ _STAGES = {
 }
 #: So much of an error's text is shown in a table.
 _ERROR_CHARACTERS = 300
+#: So much of what a call wrote is shown in a receipt's line.
+_TEXT_CHARACTERS = 60
 
 
 def table(title: str, rows: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
@@ -66,6 +72,20 @@ def seconds(value: float) -> str:
 
 
 # -- receipts ----------------------------------------------------------------------------------------------------------
+
+
+def receipt_text(receipt: Receipt) -> str:
+    """``Receipt(queue_s=0.0012, …, stdout='the first of it'… (1,200,000 characters), stderr='', records=3 of them)``."""
+    return f"Receipt({', '.join(f'{name}={_value(value)}' for name, value in msgspec.structs.asdict(receipt).items())})"
+
+
+def _value(value: Any) -> str:
+    """What a call wrote may be megabytes, and a line of it is for looking at the rest."""
+    if isinstance(value, str) and len(value) > _TEXT_CHARACTERS:
+        return f"{value[:_TEXT_CHARACTERS]!r}… ({len(value):,} characters)"
+    if isinstance(value, tuple) and len(value) > 0 and isinstance(value[0], Record):
+        return f"{len(value):,} of them"
+    return repr(value)
 
 
 def receipt_html(receipt: Receipt) -> str:
@@ -147,6 +167,15 @@ def _error(future: Future[Any]) -> str:
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
 
 
+# -- maps --------------------------------------------------------------------------------------------------------------
+
+
+def map_text(name: str, done: int, read: int, total: int | None, closed: bool) -> str:
+    """``<map of saxpy: 5 of 10 done, 3 read>``."""
+    of = f" of {total}" if total is not None else ""
+    return f"<map of {name}: {done}{of} done, {read} read{', closed' if closed else ''}>"
+
+
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
@@ -169,8 +198,9 @@ def _session_rows(connection: Connection | None, closed: bool) -> list[tuple[str
         return [("state", "closed")]
     if connection is None:
         return [("state", "no connection yet")]
-    if connection.ended is not None:
-        return [("state", f"lost ({type(connection.ended).__name__}); the next call connects again")]
+    if (trouble := _trouble(connection)) is not None:
+        what_next = "the next call connects again" if connection.ended is not None else "it is being looked for"
+        return [("state", f"{trouble}; {what_next}")]
     welcome, count = connection.welcome, connection.pending
     return [
         ("daemon", f"Plover {welcome.versions.plover}, Python {welcome.versions.python}, pid {welcome.pid}"),
@@ -178,6 +208,27 @@ def _session_rows(connection: Connection | None, closed: bool) -> list[tuple[str
         ("tenant", welcome.tenant),
         ("calls", f"{count or 'no'} call{'' if count == 1 else 's'} pending"),
     ]
+
+
+def _trouble(connection: Connection) -> str | None:
+    """What is wrong with a connection, if anything is known to be."""
+    if connection.ended is not None:
+        return f"lost ({type(connection.ended).__name__})"
+    return None if connection.in_order else "no answer"
+
+
+def several_text(members: Iterable[tuple[str, bool, Connection | None]]) -> str:
+    """``<session with 2 daemons: ipc:///run/a.sock (2 pending), tcp://gpu2:7707 (lost (DaemonLost))>``."""
+    words = [f"{address} ({_health(away, connection)})" for address, away, connection in members]
+    return f"<session with {len(words)} daemons: {', '.join(words)}>"
+
+
+def _health(away: bool, connection: Connection | None) -> str:
+    if away:
+        return "away"
+    if connection is None:
+        return "no connection yet"
+    return _trouble(connection) or f"{connection.pending} pending"
 
 
 def several_html(members: Iterable[tuple[str, bool, Connection | None]]) -> str:

@@ -1,9 +1,11 @@
 """Plover in notebooks: ``%load_ext plover`` and the ``%%gpu`` cell.
 
 Guarantees: importing it imports no IPython. A cell that runs on a worker sees the named variables and nothing else of the
-notebook; what it binds to the names behind ``->`` comes back, and the value of a last expression is displayed.
+notebook; what it binds to the names behind ``->`` comes back, and the value of a last expression is displayed. What goes
+wrong in it is shown as in any other cell: its own number and lines, and nothing of Plover or IPython; wrong use in one line.
 
-Assumes: IPython's public interface for magics; `plover` is installed where the worker runs.
+Assumes: IPython's public interface for magics, and the `_render_traceback_` that it asks exceptions for; `plover` is
+installed where the worker runs.
 """
 
 from __future__ import annotations
@@ -11,12 +13,18 @@ from __future__ import annotations
 import ast
 import linecache
 import shlex
+import sys
+import traceback
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from plover.errors import PloverError
+
 if TYPE_CHECKING:
     from plover.options import Options
+    from plover.wire.messages import CallOptions
 
 __all__ = ["Cell", "load_ipython_extension", "parse_line", "run_cell"]
 
@@ -43,7 +51,10 @@ def parse_line(line: str) -> Cell:
         ('z',)
     """
     options: dict[str, Any] = {}
-    words = shlex.split(line.replace(",", " "))
+    try:
+        words = shlex.split(line.replace(",", " "))
+    except ValueError as error:  # a quote that is not closed
+        raise ValueError(f"{error}: {_USAGE}") from None
     while words and words[0].startswith("--"):
         name, equals, value = words.pop(0)[2:].partition("=")
         name = name.replace("-", "_")
@@ -53,7 +64,10 @@ def parse_line(line: str) -> Cell:
             if not words:
                 raise ValueError(f"--{name} needs a value: {_USAGE}")
             value = words.pop(0)
-        options[name] = _OPTIONS[name](value)
+        try:
+            options[name] = _OPTIONS[name](value)
+        except ValueError:
+            raise ValueError(f"--{name} needs a number, not {value!r}: {_USAGE}") from None
     arrow = words.index("->") if "->" in words else len(words)
     inputs, outputs = tuple(words[:arrow]), tuple(words[arrow + 1 :])
     for name in (*inputs, *outputs):
@@ -115,24 +129,85 @@ class _Magic:
 
     def __call__(self, line: str, cell: str) -> Any:
         from plover.decorator import GpuFunction
-        from plover.options import parse_options
-        from plover.wire.messages import CallOptions
 
-        asked = parse_line(line)
-        names = self._shell.user_ns
-        for name in asked.inputs:
-            if name not in names:
-                raise NameError(f"name {name!r} is not defined here, so it cannot go to the worker", name=name)
-        options: Options = asked.options  # type: ignore[assignment]
-        run = GpuFunction(run_cell, parse_options(CallOptions(), options))
-        filename = self._shell.compile.cache(cell)
+        shell, names = self._shell, self._shell.user_ns
+        asked, options = _asked(line, names)
+        # With the magic's own line before it, so that lines are counted as in the notebook.
+        filename = shell.compile.cache(f"%%gpu {line}\n{cell}", _cells_number(shell))
+        source = f"\n{cell}"
         try:
-            values, last = run(cell, filename, {name: names[name] for name in asked.inputs}, asked.outputs)
+            compile(source, filename, "exec", dont_inherit=True)
+            run = GpuFunction(run_cell, options)
+            values, last = run(source, filename, {name: names[name] for name in asked.inputs}, asked.outputs)
+        except SyntaxError as error:
+            raise _shown_as_it_is(shell, error, filename) from None
         except BaseException as error:
-            if error.__traceback__ is not None:
-                BaseException.with_traceback(
-                    error, error.__traceback__.tb_next
-                )  # the cell's own frames; see `plover.tracebacks`
+            _show_the_cell_alone(shell, error, filename)
             raise
-        self._shell.push(dict(zip(asked.outputs, values, strict=True)))
+        shell.push(dict(zip(asked.outputs, values, strict=True)))
         return last
+
+
+def _asked(line: str, names: dict[str, Any]) -> tuple[Cell, CallOptions]:
+    """What the line says, of this notebook.
+
+    Raises:
+        UsageError: IPython's, which it shows in one line.
+    """
+    from IPython.core.error import UsageError
+
+    from plover.options import parse_options
+    from plover.wire.messages import CallOptions
+
+    try:
+        asked = parse_line(line)
+        options: Options = asked.options  # type: ignore[assignment]
+        parsed = parse_options(CallOptions(), options)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
+    for name in asked.inputs:
+        if name not in names:
+            raise UsageError(f"name {name!r} is not defined here, so it cannot go to the worker")
+    return asked, parsed
+
+
+def _cells_number(shell: Any) -> int:
+    """Of the cell that runs. IPython's `execution_count` may be the next one's already, depending on its version."""
+    known = getattr(shell.compile, "_filename_map", {})
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename in known:
+            return int(known[frame.f_code.co_filename])
+        frame = frame.f_back
+    return int(shell.execution_count)
+
+
+def _cells_own(tb: TracebackType | None, filename: str) -> TracebackType | None:
+    while tb is not None and tb.tb_frame.f_code.co_filename != filename:
+        tb = tb.tb_next
+    return tb
+
+
+def _show_the_cell_alone(shell: Any, error: BaseException, filename: str) -> None:
+    """Have IPython show, once, the cell's frames and those below; without any, it was none of the cell's code that raised."""
+    own = _cells_own(error.__traceback__, filename)
+    kind = type(error)
+    if own is None and not isinstance(error, PloverError | KeyboardInterrupt | NameError):
+        return  # a fault of Plover's own
+
+    def render() -> list[str]:
+        del vars(error)["_render_traceback_"]  # whoever raises it again is shown where
+        if own is None:
+            return traceback.format_exception_only(kind, error)
+        lines: list[str] = shell.InteractiveTB.structured_traceback(kind, error, own, tb_offset=0)
+        return lines
+
+    vars(error)["_render_traceback_"] = render
+
+
+def _shown_as_it_is(shell: Any, error: SyntaxError, filename: str) -> Exception:
+    """What is raised instead of a syntax error, which IPython would show with all frames that lead to its magics."""
+    own = _cells_own(error.__traceback__, filename)
+    lines = shell.SyntaxTB.structured_traceback(type(error), error, traceback.extract_tb(own))
+    shown: type[Exception] = type(type(error).__name__, (Exception,), {"_render_traceback_": lambda _: lines})
+    return shown(*error.args[:1])

@@ -179,7 +179,7 @@ def pack_result(function: str, value: Any, reducers: Sequence[Reducer]) -> list[
         from plover.pickling import culprits
 
         whole = f"{culprits.short(function)} → result"
-        raise culprits.explain(whole, value, error, reducers) from _cause(error)
+        raise culprits.explain(whole, value, error, reducers, result=True) from _cause(error)
 
 
 def _cause(error: Exception) -> Exception | None:

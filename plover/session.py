@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import operator
 import os
 import sys
 import threading
@@ -25,17 +24,17 @@ import numpy as np
 from plover import addresses, profiles, segments, serialize
 from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
-from plover.options import with_environment
 from plover.profiles import Target
 from plover.tracebacks import leave_out_ours
 from plover.wire.codec import Piece
-from plover.wire.messages import CallOptions, Segment
+from plover.wire.messages import Segment
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
     from plover.client.connection import Connection
     from plover.client.futures import Future
     from plover.embedded import EmbeddedDaemon
+    from plover.remote import CallRequest
     from plover.ways import Way
 
 __all__ = ["Session", "connect", "current"]
@@ -104,7 +103,7 @@ class Session:
         **not_built: Any,
     ) -> Iterator[Any]:
         """`GpuFunction.map` on this session's daemon."""
-        from plover.client.mapping import map_calls
+        from plover.client.mapping import expected, map_calls
 
         one = remote(function)._each(timeout, not_built)
         return map_calls(
@@ -113,48 +112,34 @@ class Session:
             ordered=ordered,
             return_exceptions=return_exceptions,
             in_flight=in_flight,
-            progress=one._name() if progress else None,
-            total=min(map(operator.length_hint, iterables), default=0) or None if progress else None,
+            name=one._name(),
+            total=expected(iterables),
+            progress=progress,
         )
 
-    def send(
-        self,
-        payload: Payload,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions,
-        *,
-        waits: bool,
-        finish: Callable[[Any], Any] | None = None,
-    ) -> Future[Any]:
+    def send(self, request: CallRequest, /) -> Future[Any]:
         """Send a packed function's call.
-
-        Args:
-            payload: the packed function.
-            args: positional arguments.
-            kwargs: keyword arguments.
-            options: of the call.
-            waits: the caller waits for the result, so its arrays need not be copied now.
-            finish: applied to the value before anybody sees it.
 
         Raises:
             NotSerializable, PayloadTooLarge, DaemonUnreachable …: nothing was sent.
         """
+        payload, kwargs, finish = request.payload, request.kwargs, request.finish
         if "out" in kwargs:
             kwargs, finish = self._for_out(kwargs, finish)
-        buffers, classes, names = serialize.pack_arguments(payload.name, args, kwargs)
+        buffers, classes, names = serialize.pack_arguments(payload.name, request.args, kwargs)
         modules = needed(payload.names, names)
         connection = self.connection()
         self._check_size(payload, buffers, connection)
-        options = with_environment(options)
         pieces: Sequence[Piece] = buffers
         loan = None
         if len(buffers) > 1:
             if connection.segments is not None:
                 pieces, loan = connection.segments.place(buffers, kwargs.get("out"))
-            if not waits:
+            if not request.waits:
                 pieces = [each if isinstance(each, Segment) else bytes(each) for each in pieces]
-        return connection.submit(payload, pieces, classes, options, finish, waits=waits, modules=modules, loan=loan)
+        return connection.submit(
+            payload, pieces, classes, request.options, finish, waits=request.waits, modules=modules, loan=loan
+        )
 
     def _for_out(
         self, kwargs: dict[str, Any], finish: Callable[[Any], Any] | None

@@ -15,17 +15,18 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from plover.errors import DaemonLost, DaemonUnreachable, NoCapacity, PloverError
-from plover.options import with_environment
 from plover.session import Session
+from plover.suits import suits
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
     from plover.client.connection import Connection
     from plover.client.futures import Future
+    from plover.remote import CallRequest
     from plover.wire.messages import CallOptions, HostDevices
 
 __all__ = ["LOOK_AGAIN_S", "SeveralDaemons"]
@@ -73,13 +74,8 @@ class _Member:
 
     def slots(self, options: CallOptions) -> int:
         """How many of its devices can serve such a call."""
-        model, count = options.gpu if options.gpu is not None else ("", 1)
-        only_cuda = options.gpu is not None or options.require_gpu
-        suited = sum(
-            each.count
-            for each in self.devices
-            if (each.kind == "cuda" or not only_cuda) and model.lower() in each.model.lower()
-        )
+        model, count = options.gpu if options.gpu is not None else (None, 1)
+        suited = sum(each.count for each in self.devices if suits(each.kind, each.model, model, options.require_gpu))
         return suited if suited >= count else 0
 
     def __str__(self) -> str:
@@ -113,17 +109,17 @@ class SeveralDaemons(Session):
         self._turns = itertools.count()
 
     def __repr__(self) -> str:
-        members = []
-        for member in self._members:
-            connection = member.session.peek()
-            count = connection.pending if connection is not None else 0
-            members.append(f"{member.address} ({'away' if member.away is not None else f'{count} pending'})")
-        return f"<session with {len(members)} daemons: {', '.join(members)}>"
+        from plover.looks import several_text
+
+        return several_text(self._look())
 
     def _repr_html_(self) -> str:
         from plover.looks import several_html
 
-        return several_html((each.address, each.away is not None, each.session.peek()) for each in self._members)
+        return several_html(self._look())
+
+    def _look(self) -> list[tuple[str, bool, Connection | None]]:
+        return [(each.address, each.away is not None, each.session.peek()) for each in self._members]
 
     def connection(self) -> Connection:
         """The connection to one that can be reached; all are met now, and those that cannot be are warned of.
@@ -148,25 +144,15 @@ class SeveralDaemons(Session):
             )
         return met[0]
 
-    def send(
-        self,
-        payload: Payload,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions,
-        *,
-        waits: bool,
-        finish: Callable[[Any], Any] | None = None,
-    ) -> Future[Any]:
+    def send(self, request: CallRequest, /) -> Future[Any]:
         """As `Session.send`, to one of the daemons.
 
         Raises:
             NoCapacity: none of those that can be reached has the devices that the call asks for.
         """
-        options = with_environment(options)
-        for member in self._in_order(payload, options):
+        for member in self._in_order(request.payload, request.options):
             try:
-                return member.session.send(payload, args, kwargs, options, waits=waits, finish=finish)
+                return member.session.send(request)
             except (DaemonUnreachable, DaemonLost) as error:
                 member.leave(error)
         raise self._all_away()

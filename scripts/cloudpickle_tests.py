@@ -34,6 +34,9 @@ EXPECTED: dict[str, str] = {
     "CloudPickleFileTests.test_seek": "a text file is refused, not sent as its content",
     "CloudPickleFileTests.test_closed_file": "refused too, but not in cloudpickle's words",
     "CloudPickleTest.test_multiprocessing_lock_raises": "refused too, but not by the error of multiprocessing",
+    "test_deterministic_payload_for_dynamic_func_in_notebook": (
+        "code keeps its own file, whose lines tracebacks show; a notebook's has the kernel's pid in its name"
+    ),
 }
 
 #: Imported by every Python process that has the temporary directory on its path, before anything else.

@@ -8,7 +8,6 @@ to a default profile's. A daemon is ended on its own machine only: what comes ov
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from plover.daemon.config import DaemonConfig
 
 _END_S = 60.0
+#: A client with unfinished calls pings every 10 s.
+_SILENT_S = 12.0
 #: What a detached daemon says to the command that started it, before its addresses.
 _READY = "ready "
 
@@ -112,25 +113,39 @@ def _detach(config: DaemonConfig) -> int:
             raise PloverError(said or f"the daemon ended while it started; see {log}")
         print(f"plover: a daemon serves {said.removeprefix(_READY)}; its log is {log}")
         return 0
-    status = 1
+    status, is_awaited = 1, True
     try:
         os.close(reading)
         os.setsid()
-        null = os.open(os.devnull, os.O_RDONLY)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        null, output = os.open(os.devnull, os.O_RDONLY), _open_log(log)
         for source, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
 
         def ready(bound: tuple[str, ...]) -> None:
+            nonlocal is_awaited
+            is_awaited = False
             os.write(writing, (_READY + ", ".join(bound)).encode())
             os.close(writing)
 
         status = _serve(config, ready)
-    except (PloverError, OSError) as error:
-        with contextlib.suppress(OSError):
+    except BaseException as error:
+        if is_awaited and isinstance(error, (PloverError, OSError)):
             os.write(writing, str(error).encode())
+        else:
+            what = "the daemon %d ends, by a fault of its own or for what its machine does not give it"
+            logging.getLogger("plover.daemon").critical(what, os.getpid(), exc_info=error)
     finally:
         os._exit(status)
+
+
+def _open_log(path: Path) -> int:
+    """Raises PloverError where nothing can be written to it: a daemon that says nothing is not to be had."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(fd, f"-- plover start, process {os.getpid()}\n".encode())
+    except OSError as error:
+        raise addresses.cannot_write(path, error) from None
+    return fd
 
 
 # -- talking to one ----------------------------------------------------------------------------------------------------
@@ -225,9 +240,9 @@ def _describe(document: dict[str, Any]) -> str:
             line += f"  nest {nest['nest']} {nest['state']}"
             for number in nest["workers"]:
                 worker = workers[number]
-                pid = document["pids"].get(str(number), "?")
+                pid = document["pids"].get(str(number))
                 line += (
-                    f"  worker {number} (pid {pid}) {worker['state']}, {worker['calls_done']} calls done, "
+                    f"  worker {number} (pid {pid or '-'}) {worker['state']}, {worker['calls_done']} calls done, "
                     f"{worker['known_functions']} functions live"
                 )
         if device["last_failure"]:
@@ -240,6 +255,14 @@ def _describe(document: dict[str, Any]) -> str:
         f"refused: {scheduler['refused']}"
     )
     lines.append(f"  clients: {scheduler['clients_present']} present, {scheduler['clients_absent']} absent")
+    lines += [
+        f"    {client['client']} of tenant {client['tenant']}: silent for {client['silent_s']:.0f} s, {client['calls']} "
+        "calls unfinished"
+        for client in scheduler["clients"]
+        if client["silent_s"] > _SILENT_S
+    ]
+    if document["full"]:
+        lines.append(f"  full: too many connections, so nobody else is let in at {', '.join(document['full'])}")
     if document["refused_messages"]:
         what = ", ".join(f"{count} × {kind}" for kind, count in document["refused_messages"].items())
         lines.append(f"  refused messages: {what}")

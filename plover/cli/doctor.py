@@ -131,5 +131,10 @@ def _open_files() -> list[str]:
         return []  # Windows, which has no such limit
     import resource
 
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return [f"  open files: {soft}" + ("" if soft >= 1024 else " (few: raise it with `ulimit -n 4096`)")]
+    from plover.daemon import descriptors
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    line = f"  open files: {soft}, a daemon's: {hard}"
+    if hard != resource.RLIM_INFINITY and hard < descriptors.ENOUGH:
+        return [f"{line} (few: raise it, as root, with `ulimit -n {descriptors.ENOUGH}`)"]
+    return [line]

@@ -158,6 +158,10 @@ class PendingCalls:
         """A pending call by its submission."""
         return self.pending.get(submission)
 
+    def unwinding(self) -> bool:
+        """Whether any was cancelled that may still run, and write."""
+        return any(call.sent and call.future.cancelled() for call in list(self.pending.values()))
+
     def must_send(self, call: PendingCall) -> bool:
         """Whether the call's payload must go with it; it is believed to be with the daemon from now on."""
         known, function = self._known, call.payload.digest

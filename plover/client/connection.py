@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import os
 import queue
 import secrets
@@ -26,12 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 from plover.addresses import Plugged
 from plover.client.calls import Payload, PendingCall, Stage
-from plover.client.conversation import for_call
+from plover.client.conversation import Question, for_call
 from plover.client.futures import Future
-from plover.client.io_thread import IoThread
+from plover.client.io_thread import IoThread, close_parked
 from plover.client.line import Line
-from plover.client.turns import ATTEND_S, SLICE_S, Turn
+from plover.client.turns import ATTEND_S, GATHER_S, GATHERED, SLICE_S, Turn
 from plover.errors import DaemonLost, PloverError
+from plover.wire import identity
 from plover.wire import messages as m
 from plover.wire.codec import Piece
 
@@ -45,6 +47,10 @@ __all__ = ["Connection"]
 HANDSHAKE_S = 10.0
 #: A connection that is closed waits so long for the daemon to come back, if it has to say goodbye first.
 PARTING_S = 1.0
+#: And so long for calls that were cancelled and unwind, since what they print in a ``finally`` is to be shown.
+UNWIND_S = 1.0
+#: A caller that asks the I/O thread for its turn waits so long for it before it goes to sleep.
+HAND_OVER_S = 0.002
 #: While the I/O thread looks as often as this, nothing that a caller leaves behind is late.
 _SOON_S = 0.2
 
@@ -70,7 +76,7 @@ class Connection:
         self.client = secrets.token_bytes(16)
         self._submissions = itertools.count(1)
         self._pid = os.getpid()
-        self._line = line = Line(address, m.Hello(self.client, secret, versions))
+        self._line = line = Line(address, m.Hello(self.client, secret, versions, *identity.of_this_process()))
         self._io = IoThread(line)
         self.segments: ClientSegments | None = None
         _living.add(self)
@@ -176,22 +182,21 @@ class Connection:
                 self._take_turn(m.Cancel(submission))
 
     def ask(self, message: m.AskStatus | m.AskToEnd, timeout_s: float = 5.0) -> Any:
-        """An operator's question and its answer.
+        """An operator's question and its answer; it is asked again if the connection breaks meanwhile.
 
         Raises:
             DaemonUnreachable: no answer came in time.
+            PloverError: the connection has ended.
         """
-        talk = self._line.talk
-        reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        talk.replies.append(reply)
+        talk, question = self._line.talk, Question(message)
+        talk.questions.append(question)
         try:
             self._take_turn(message)
-            answer = self.wait_for(functools.partial(reply.get, timeout=timeout_s))
+            answer = self.wait_for(functools.partial(question.answer.get, timeout=timeout_s))
         except queue.Empty:
             raise talk.unreachable(timeout_s) from None
         finally:
-            if reply in talk.replies:  # its answer may still come, and is nobody's
-                talk.replies.remove(reply)
+            talk.forget(question)  # its answer may still come, and is nobody's
         if isinstance(answer, PloverError):
             raise for_call(answer, None)
         return answer
@@ -204,17 +209,17 @@ class Connection:
         self._line.want_io()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Say goodbye, which cancels what is pending, and end the thread."""
+        """Say goodbye, which cancels what is pending, and end the thread. Cancelled calls have a moment to unwind first."""
         if os.getpid() == self._pid:
-            self._leave()
-            self._io.wait_for_end(timeout_s)
+            self._leave(UNWIND_S)
+            self._io.wait_for_end(timeout_s + UNWIND_S)
 
-    def _leave(self) -> None:
+    def _leave(self, unwind_s: float = 0.0) -> None:
         line = self._line
         with line.lock:
             if line.close_by is None:
-                line.talk.outbox.append(m.Goodbye())
-                line.close_by = time.monotonic() + PARTING_S
+                line.part_by = time.monotonic() + unwind_s
+                line.close_by = line.part_by + PARTING_S
             line.turns.abandon(threading.get_ident())
         line.want_io()
 
@@ -222,15 +227,33 @@ class Connection:
 
     def attend(self) -> None:
         """Somebody will be told when a future has ended, and does not do the work: the I/O thread does it from now on."""
-        if self._line.turns.holder is not self._line.turns.io:  # which serves whatever is pending
-            self._line.want_io()
+        line = self._line
+        with line.lock:
+            line.turns.io_stays = True
+        if line.turns.holder is not line.turns.io:  # which serves whatever is pending
+            line.want_io()
 
     def work_for(self, future: Future[Any], timeout_s: float | None) -> None:
         """Do the connection's work on the calling thread until a future is done, if it is this thread's turn.
 
         Returns when the future is done, the time is over, or others do the work.
         """
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._take_turn(None, future, timeout_s)
+        if not future.has_ended() and self._is_handed_over(future):
+            self._take_turn(None, future, None if timeout_s is None else until - time.monotonic())
+
+    def _is_handed_over(self, future: Future[Any]) -> bool:
+        """Whether the I/O thread, which was asked for its turn, gives it back soon. It does unless others need it:
+        it has it for a call that took long, or because nobody looked, and short calls are better done by who waits for them.
+        """
+        turns, thread = self._line.turns, threading.get_ident()
+        give_up = time.monotonic() + HAND_OVER_S
+        while turns.may_ask(thread) and not future.has_ended():
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(0)  # gives the interpreter away
+        return turns.holder is None
 
     def wait_for(self, wait: Callable[[], Any]) -> Any:
         """Block in `wait`, while others do the work."""
@@ -282,12 +305,19 @@ class Connection:
                     if type(item) is PendingCall:  # no call from here to `append`, or one could be in the table only
                         talk.calls.pending[item.submission] = item
                     talk.outbox.append(item)
-                mine = talk.shaken and not (nested or talk.broken or talk.ended) and turns.claim(turn, line.link)
-            if mine:
-                self._use(turn, awaited, now, SLICE_S if timeout_s is None else min(max(0.0, timeout_s), SLICE_S))
+                usable = talk.shaken and not (nested or talk.broken or talk.ended)
+                gathers = usable and awaited is None and type(item) is PendingCall and self._may_gather(now)
+                mine = usable and not gathers and turns.claim(turn, line.link)
+            if gathers:
+                talk.gathered_at = now
+                turns.loose = True
+                line.tell_io(now)
+            elif mine:
+                self._use(turn, awaited, now, math.inf if timeout_s is None else now + max(0.0, timeout_s))
             else:
                 if turns.holder is None:
                     turns.io_wanted = True
+                turns.asked = True
                 line.link.bell.ring()
                 line.tell_io(now)
         except BaseException:
@@ -301,8 +331,17 @@ class Connection:
         turn.over = True
         if turn.link is not None and turn.link is not line.link:
             line.want_io()  # it was taken away meanwhile: the old link can be closed now
+            close_parked()  # here, if the I/O thread has ended
 
-    def _use(self, turn: Turn, awaited: Future[Any] | None, now: float, slice_s: float) -> None:
+    def _may_gather(self, now: float) -> bool:
+        """Whether a call that nobody waits for may stay in the outbox for a moment: others were sent only just now, so more
+        of them are to be expected, and one message for many costs what one costs.
+        """
+        turns = self._line.turns
+        just_now = turns.holder is None and not turns.waiting and now - turns.sent_at < GATHER_S
+        return just_now and len(self._line.talk.outbox) < GATHERED
+
+    def _use(self, turn: Turn, awaited: Future[Any] | None, now: float, until: float) -> None:
         """Use a turn, and give it back."""
         line, talk, turns = self._line, self._line.talk, self._line.turns
         line.send_outbox(turn, now)
@@ -310,8 +349,9 @@ class Connection:
             turns.attended = now
             if turns.io_rests_until is None:
                 line.tell_io(now)
-            now = self._work(turn, awaited, now, now + slice_s)
+            now = self._work(turn, awaited, now, until)
         else:
+            turns.sent_at = now
             turns.loose = True
             if now - turns.attended >= ATTEND_S:
                 line.receive(turn, now)
@@ -322,9 +362,12 @@ class Connection:
         if turns.io_wanted or talk.calls.pending or rests_until is None or rests_until > now + _SOON_S:
             line.tell_io(now)
 
-    def _work(self, turn: Turn, future: Future[Any], now: float, until: float) -> float:
-        """Send and receive until the future is done, `until` has come, or the turn is wanted by others; returns the time."""
+    def _work(self, turn: Turn, future: Future[Any], now: float, limit: float) -> float:
+        """Send and receive until the future is done, `limit` has come, nothing comes for long, or others want the turn;
+        returns the time.
+        """
         line, talk, turns, link = self._line, self._line.talk, self._line.turns, turn.link
+        until = min(limit, now + SLICE_S)
         while not future.has_ended():
             link.bell.asleep = True
             if turns.holder is not turn or turns.io_wanted or not line.may_be_used():
@@ -338,6 +381,8 @@ class Connection:
             now = time.monotonic()
             if came and turns.holder is turn:
                 line.receive(turn, now)
+                turn.since = now
+                until = min(limit, now + SLICE_S)
             if now >= until and not future.has_ended():
                 turns.io_wanted = True  # not a short call: nothing is gained by going on
         return now

@@ -8,7 +8,8 @@ Guarantees: a call is in the outbox, or may have been sent, as long as it is in 
 an outcome is delivered before its call is taken off. So a caller's part may be interrupted anywhere: after a reconnection
 the daemon is asked for what may have been sent, and delivering twice does no harm. What the daemon does not know then is
 sent again if it cannot have been forgotten (a client that was never silent for as long as its lease), or may run twice;
-otherwise it ends as `DaemonLost`. Cancellations and acknowledgements are made again, too; only output may be lost.
+otherwise it ends as `DaemonLost`. Cancellations, acknowledgements and questions are made again, too; only output may be
+lost.
 
 Assumes: every method is called by whoever has the turn, but for `end`.
 """
@@ -16,8 +17,10 @@ Assumes: every method is called by whoever has the turn, but for `end`.
 from __future__ import annotations
 
 import collections
+import contextlib
 import queue
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
@@ -29,9 +32,12 @@ from plover.wire import codec
 from plover.wire import messages as m
 
 if TYPE_CHECKING:
+    from plover.client.futures import Future
     from plover.client.segments import ClientSegments
 
-__all__ = ["Conversation"]
+__all__ = ["Conversation", "Question"]
+
+_Reason = TypeVar("_Reason", bound=PloverError)
 
 #: How long a daemon may take to shake hands, at first and again after the connection broke.
 HANDSHAKE_S = 10.0
@@ -43,6 +49,16 @@ LEASE_IS_SAFE_S = 25.0
 #: Outcomes are acknowledged with the next call, or at the latest when so many have gathered or so long has passed.
 ACKNOWLEDGE_AT = 256
 ACKNOWLEDGE_S = 0.1
+#: Calls that were gathered are sent when the next comes, or somebody waits; or after so long, by the I/O thread.
+GATHERED_FOR_S = 0.002
+
+
+class Question:
+    """One of the operator's, and where its answer goes: the daemon's, or why there is none."""
+
+    def __init__(self, message: m.AskStatus | m.AskToEnd) -> None:
+        self.message = message
+        self.answer: queue.SimpleQueue[m.Status | m.Ending | PloverError] = queue.SimpleQueue()
 
 
 class Conversation:
@@ -56,8 +72,9 @@ class Conversation:
     Attributes:
         calls: what is pending.
         outbox: calls and other messages that wait for whoever has the turn, in order.
+        gathered_at: when a call was last left in the outbox without anybody's being about to send it.
         inbox: messages that a caller left to the I/O thread, in order.
-        replies: who waits for the answer to a question of the operator's, in order.
+        questions: of the operator's, until each is answered or given up, in order. They are asked again after a reconnection.
         welcome: the daemon's first answer; kept up to date over reconnections.
         shaken: whether hands are shaken, so that anything else may be said.
         broken: a new link must be made, and hands be shaken again.
@@ -68,8 +85,9 @@ class Conversation:
     def __init__(self, address: str, hello: m.Hello, now: float) -> None:
         self.calls = PendingCalls()
         self.outbox: collections.deque[PendingCall | m.FromClient] = collections.deque()
-        self.inbox: collections.deque[list[Any]] = collections.deque()
-        self.replies: collections.deque[queue.SimpleQueue[Any]] = collections.deque()
+        self.inbox: collections.deque[Sequence[Any]] = collections.deque()
+        self.gathered_at = 0.0
+        self.questions: list[Question] = []
         self.welcome: m.Welcome | None = None
         self.shaken = False
         self.broken = False
@@ -94,26 +112,29 @@ class Conversation:
         self.broken = self.shaken = False
         link.send(codec.write(self._hello))
 
-    def send(self, link: Link, item: PendingCall | m.FromClient, now: float) -> None:
-        """Send something that waits in the outbox, unless it means nothing any more."""
-        if isinstance(item, PendingCall):
-            self._submit(link, item, now)
-        elif type(item) is not m.Cancel or item.submission in self.calls.pending:
-            self._say(link, item, now)
+    def send(self, link: Link, items: Sequence[PendingCall | m.FromClient], now: float) -> None:
+        """Send what waits in the outbox, but for what means nothing any more."""
+        messages: list[list[Any]] = []
+        self._note_silence(now)
+        for item in items:
+            if isinstance(item, PendingCall):
+                messages += self._submit(item)
+            elif type(item) is not m.Cancel or item.submission in self.calls.pending:
+                messages.append(codec.write(item, self._incarnation))
+        if messages:
+            self._send(link, messages, now)
 
-    def _submit(self, link: Link, call: PendingCall, now: float) -> None:
+    def _submit(self, call: PendingCall) -> Sequence[list[Any]]:
         calls = self.calls
         if calls.pending.get(call.submission) is not call:
-            return  # it was sent before, and has ended
+            return ()  # it was sent before, and has ended
         if call.future.cancelled():
             if not call.sent:
                 calls.drop(call.submission)
-                return
-            self._say(link, m.Cancel(call.submission), now)
-            self._say(
-                link, m.Resume((call.submission,)), now
-            )  # it may not be there, and then nothing else is heard of it
-            return
+                return ()
+            # It may not be there, and then nothing else is heard of it.
+            asked = m.Cancel(call.submission), m.Resume((call.submission,))
+            return [codec.write(message, self._incarnation) for message in asked]
         python = self._hello.versions.python
         try:
             with_payload, with_bundles = calls.must_send(call), calls.bundles_to_send(call)
@@ -121,23 +142,28 @@ class Conversation:
         except Exception as error:  # what cannot be written is this call's failure, not that of whoever sends it
             calls.refuse(call.submission)
             call.future.fail(error)
-            return
+            return ()
         call.sent = True
-        self._send(link, frames, now, others=len(calls.pending) > 1)
+        return (frames,)
+
+    def _note_silence(self, now: float) -> None:
+        """Before something is said: whether nothing was for so long that what is pending may have been forgotten."""
+        if now - self._spoke_at > LEASE_IS_SAFE_S and any(call.sent for call in self.calls.pending.values()):
+            self._was_silent = True
 
     def _say(self, link: Link, message: m.FromClient, now: float) -> None:
-        self._send(link, codec.write(message, self._incarnation), now, others=bool(self.calls.pending))
+        self._note_silence(now)
+        self._send(link, [codec.write(message, self._incarnation)], now)
 
-    def _send(self, link: Link, frames: list[Any], now: float, others: bool) -> None:
-        if others and now - self._spoke_at > LEASE_IS_SAFE_S:
-            self._was_silent = True
-        link.send(frames)
+    def _send(self, link: Link, messages: list[list[Any]], now: float) -> None:
+        for frames in codec.join(messages) if len(messages) > 1 else messages:
+            link.send(frames)
         self._spoke_at = now
 
     # -- in -------------------------------------------------------------------------------------------------------------
 
-    def take(self, frames: list[Any], now: float, by_io: bool) -> bool:
-        """What the daemon says; answers go into the outbox.
+    def take(self, frames: Sequence[Any], now: float, by_io: bool) -> bool:
+        """One message of the daemon's; answers go into the outbox.
 
         Returns:
             False where a caller must leave the message to the I/O thread.
@@ -186,7 +212,7 @@ class Conversation:
         try:
             buffers = incoming.take(message.packed, None if self.segments is None else self.segments.resolve)
         except (WireError, OSError) as error:
-            return future.fail(_cannot_be_taken(error, future.call_id), receipt, by_io)
+            return future.fail(for_call(_cannot_be_taken(error), future), receipt, by_io)
         return future.deliver(message.status == "failed", buffers, receipt, by_io)
 
     # -- only the I/O thread --------------------------------------------------------------------------------------------
@@ -197,16 +223,24 @@ class Conversation:
         """
         while True:
             try:
-                incoming = codec.TO_CLIENT.read(link.receive())
+                messages = codec.split(link.receive(), "daemon")
             except zmq.Again:
                 return
             except WireError:
                 continue
-            message = incoming.message
-            if type(message) is m.Outcome:
-                self._outcome(message, incoming, now, by_io=True)
-            elif type(message) is m.Output:
-                self._output(message)
+            for frames in messages:
+                self._take_late(frames, now)
+
+    def _take_late(self, frames: Sequence[Any], now: float) -> None:
+        try:
+            incoming = codec.TO_CLIENT.read(frames)
+        except WireError:
+            return
+        message = incoming.message
+        if type(message) is m.Outcome:
+            self._outcome(message, incoming, now, by_io=True)
+        elif type(message) is m.Output:
+            self._output(message)
 
     def due(self) -> float | None:
         """When `keep_time` has something to do by itself."""
@@ -214,9 +248,13 @@ class Conversation:
             return self._shaking_until
         if self._must_ask or self._was_silent:
             return self._spoke_at
+        due = self._next_ping if self.calls.pending else None
         if self.calls.unacknowledged:
-            return min(self._acknowledge_by, self._next_ping)
-        return self._next_ping if self.calls.pending else None
+            due = min(self._acknowledge_by, self._next_ping)
+        if self.outbox:
+            gathered_until = self.gathered_at + GATHERED_FOR_S
+            return gathered_until if due is None else min(due, gathered_until)
+        return due
 
     def keep_time(self, link: Link, now: float) -> None:
         """Acknowledge, ping, or give up."""
@@ -266,8 +304,28 @@ class Conversation:
                 for submission in message.submissions:
                     self._unknown(submission)
             case m.Status() | m.Ending():
-                if self.replies:
-                    self.replies.popleft().put(message)
+                self._answered(message)
+
+    def _answered(self, answer: m.Status | m.Ending) -> None:
+        """To the first who asked for such a thing: a question that was asked twice may have another answer."""
+        kind = m.AskStatus if type(answer) is m.Status else m.AskToEnd
+        for question in list(self.questions):
+            if type(question.message) is kind:
+                question.answer.put(answer)
+                self.forget(question)
+                return
+
+    def _ask_again(self) -> None:
+        """The questions, or their answers, may have been lost with the connection; but not those that were not sent yet."""
+        waiting = list(self.outbox)
+        for question in list(self.questions):
+            if not any(item is question.message for item in waiting):
+                self.outbox.append(question.message)
+
+    def forget(self, question: Question) -> None:
+        """Nobody waits for its answer any more."""
+        with contextlib.suppress(ValueError):
+            self.questions.remove(question)
 
     def _unknown(self, submission: int) -> None:
         call = self.calls.find(submission)
@@ -280,7 +338,7 @@ class Conversation:
             self.outbox.append(call)
         else:
             self.calls.refuse(submission)
-            call.future.fail(self._forgotten(call.future.call_id))
+            call.future.fail(self._forgotten(call.future))
 
     def _welcomed(self, welcome: m.Welcome, now: float) -> None:
         before, self.welcome = self.welcome, welcome
@@ -291,6 +349,7 @@ class Conversation:
         elif before is not None:
             self._was_silent = self._was_silent or now - self._spoke_at > LEASE_IS_SAFE_S
             self._must_ask = True
+            self._ask_again()
         self.shaken = True
 
     def _rejected(self, message: m.Rejected) -> None:
@@ -319,10 +378,10 @@ class Conversation:
         pending = self.calls.pending
         while pending:
             submission, call = next(iter(pending.items()))
-            call.future.fail(for_call(self.ended, call.future.call_id))
+            call.future.fail(for_call(self.ended, call.future))
             del pending[submission]
-        while self.replies:
-            self.replies.popleft().put(self.ended)
+        while self.questions:
+            self.questions.pop().answer.put(self.ended)
         if self.segments is not None:
             self.segments.leave()
 
@@ -347,14 +406,13 @@ class Conversation:
             address=self._address,
         )
 
-    def _forgotten(self, call_id: str) -> DaemonLost:
-        reason = f"the daemon at {self._address} knows nothing of call {call_id} (any more)"
-        return DaemonLost(
-            f"{reason}: it never arrived, or its result was held as long as results are held. "
-            "If it may run twice, let it be tried again with .options(retries=…)",
-            call_id=call_id,
+    def _forgotten(self, future: Future[Any]) -> DaemonLost:
+        reason = DaemonLost(
+            f"the daemon at {self._address} knows nothing of it (any more): it never arrived, or its result was held as "
+            "long as results are held. If it may run twice, let it be tried again with .options(retries=…)",
             address=self._address,
         )
+        return for_call(reason, future)
 
 
 def _error(name: str, reason: str, facts: dict[str, Any], call_id: str | None) -> PloverError:
@@ -365,15 +423,16 @@ def _error(name: str, reason: str, facts: dict[str, Any], call_id: str | None) -
     return cls(reason, **({"call_id": call_id} if call_id is not None else {}), **facts)
 
 
-def _cannot_be_taken(error: Exception, call_id: str) -> PloverError:
+def _cannot_be_taken(error: Exception) -> PloverError:
     return PloverError(
-        f"the result of call {call_id} lies in shared memory, and could not be taken from there: {error}. The call ran; make "
-        "it again if that does no harm, with fewer large results alive, or a smaller one",
-        call_id=call_id,
+        f"its result lies in shared memory, and could not be taken from there: {error}. It ran; make it again if that does "
+        "no harm, with fewer large results alive, or a smaller one"
     )
 
 
-def for_call(reason: PloverError, call_id: str | None) -> PloverError:
-    """The conversation's end as one call's error: each call raises an exception of its own."""
+def for_call(reason: _Reason, future: Future[Any] | None) -> _Reason:
+    """The conversation's end as one call's error (None: as anything else's): each raises an exception of its own."""
     facts = {name: value for name, value in vars(reason).items() if name != "__notes__"}
-    return type(reason)(str(reason), **{**facts, **({"call_id": call_id} if call_id is not None else {})})
+    if future is None:
+        return type(reason)(str(reason), **facts)
+    return type(reason)(f"{future.title} has no outcome: {reason}", **{**facts, "call_id": future.call_id})

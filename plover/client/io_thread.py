@@ -9,6 +9,7 @@ Assumes: signals are handled on the main thread, so this one is never interrupte
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any
@@ -19,13 +20,13 @@ from plover.client.turns import Turn
 from plover.client.unbreakable import Event
 from plover.errors import DaemonLost, PloverError
 
-__all__ = ["IoThread"]
+__all__ = ["IoThread", "close_parked"]
 
 #: What was sent has so long to go out when a socket is closed.
 _LINGER_MS = 500
 
-#: What some thread was still inside when its connection ended; it stays until the process ends.
-_parked: list[tuple[Any, list[tuple[Link, list[Turn]]]]] = []
+#: What some thread was still inside when its connection ended, with the process that made it: whoever leaves it closes it.
+_parked: list[tuple[int, Any, list[tuple[Link, list[Turn]]]]] = []
 
 
 class IoThread:
@@ -89,18 +90,24 @@ class IoThread:
                 self.ended.set()
             else:
                 line.want_io()  # the one that took this one's place can close the old link now
+                close_parked()  # or this one, if that has ended
 
     def _is_over(self) -> bool:
         line, talk = self._line, self._line.talk
         if talk.ended is not None or line.close_by is None:
             return talk.ended is not None
-        return talk.welcome is None or time.monotonic() >= line.close_by or (talk.shaken and not talk.outbox)
+        return (
+            talk.welcome is None
+            or time.monotonic() >= line.close_by
+            or (talk.shaken and line.parted and not talk.outbox)
+        )
 
     def _serve(self, io: Turn) -> None:
         """The I/O thread's turn: until all is over, or nothing is pending and everything is in order."""
         line, talk, turns = self._line, self._line.talk, self._line.turns
         now = time.monotonic()
         while turns.holder is io:
+            turns.io_wanted = False  # before it looks: whoever wants it from now on has it look again
             if turns.doubtful or talk.broken:
                 self._reconnect(io, now)
             if self._left and talk.shaken:
@@ -108,6 +115,7 @@ class IoThread:
             io.link = link = line.link
             self._read_inbox(io, now)
             talk.keep_time(link, now)
+            line.part(now)
             line.send_outbox(io, now)
             if self._is_over() or self._gives_back(io):
                 return
@@ -135,20 +143,24 @@ class IoThread:
 
     def _gives_back(self, io: Turn) -> bool:
         line, talk, turns = self._line, self._line.talk, self._line.turns
-        busy = talk.broken or not talk.shaken or talk.replies or line.close_by is not None
+        busy = talk.broken or not talk.shaken or talk.questions or line.close_by is not None
         with line.lock:
-            if turns.holder is io and not (busy or talk.inbox or talk.outbox or talk.calls.pending):
-                turns.holder = None
+            if not (busy or talk.inbox or talk.outbox or turns.io_wanted):
+                turns.io_gives_back(io, bool(talk.calls.pending))
         return turns.holder is not io
 
     def _must_look(self) -> bool:
         """Whether there are news already, now that the bell would ring for more."""
         talk = self._line.talk
-        return bool(talk.inbox or (talk.outbox and talk.shaken) or talk.broken or self._is_over())
+        news = self._line.turns.io_wanted or talk.inbox or (talk.outbox and talk.shaken)
+        return bool(news or talk.broken or self._is_over())
 
     def _due(self) -> float | None:
-        due, close_by = self._line.talk.due(), self._line.close_by
-        return due if close_by is None else close_by if due is None else min(due, close_by)
+        line, due = self._line, self._line.talk.due()
+        if line.close_by is None:
+            return due
+        over_by = line.close_by if line.parted else line.part_by
+        return over_by if due is None else min(due, over_by)
 
     def _reconnect(self, io: Turn, now: float) -> None:
         """A fresh link to the same daemon."""
@@ -201,9 +213,25 @@ class IoThread:
         line.callbacks.end()
         self.settled.set()
         if self._left:
-            _parked.append((line.context, self._left))
+            _parked.append((os.getpid(), line.context, self._left))
+            close_parked()  # they may have left meanwhile
         else:
             line.context.destroy(linger=_LINGER_MS)
+
+
+def close_parked() -> None:
+    """Give back what threads were inside of when its connection ended, if they have left. For who may be the last of them."""
+    for parked in list(_parked):
+        pid, context, left = parked
+        if pid != os.getpid() or not all(turn.over for _, inside in left for turn in inside):
+            continue
+        try:
+            _parked.remove(parked)
+        except ValueError:  # another thread was faster
+            continue
+        for link, _ in left:
+            link.end(0)
+        context.destroy(linger=0)
 
 
 def _timeout_ms(due: float | None, now: float) -> int:

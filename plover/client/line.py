@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -17,6 +17,8 @@ import zmq
 from plover.client.conversation import Conversation
 from plover.client.link import Bell, Link
 from plover.client.turns import Turn, Turns
+from plover.errors import WireError
+from plover.wire import codec
 from plover.wire import messages as m
 
 __all__ = ["Line"]
@@ -62,7 +64,9 @@ class Line:
         link: the present one; only the I/O thread makes another.
         io_bell: wakes the I/O thread where it rests.
         callbacks: of futures, which may make calls, and so cannot run on a thread that does the connection's work.
+        part_by: when goodbye is said, whatever still unwinds; means something while the connection is being closed.
         close_by: when the connection ends, whatever is left to be sent; None while it is not being closed.
+        parted: goodbye was said.
     """
 
     def __init__(self, address: str, hello: m.Hello) -> None:
@@ -71,7 +75,9 @@ class Line:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.link = Link(self.context, address)
         self.io_bell = Bell()
+        self.part_by = 0.0
         self.close_by: float | None = None
+        self.parted = False
         self.callbacks = Callbacks()
         now = time.monotonic()
         self.talk = Conversation(address, hello, now)
@@ -82,15 +88,22 @@ class Line:
         talk = self.talk
         return talk.shaken and not talk.broken and talk.ended is None
 
+    def part(self, now: float) -> None:
+        """Say goodbye, if it is time to: after it, the daemon tells nothing any more of calls that were cancelled."""
+        if self.close_by is not None and not self.parted and (now >= self.part_by or not self.talk.calls.unwinding()):
+            self.parted = True
+            self.talk.outbox.append(m.Goodbye())
+
     def send_outbox(self, turn: Turn, now: float) -> None:
-        """Send what waits. Each is taken off when it was sent, so an interrupted one is sent again."""
+        """Send what waits, many small messages as one. Each is taken off once sent: if interrupted, it is sent again."""
         talk, turns, outbox = self.talk, self.turns, self.talk.outbox
         while outbox and talk.shaken and turns.holder is turn:
-            item = outbox[0]
-            talk.send(turn.link, item, now)
-            # No call between these looks and `popleft`: in one of them the turn may be lost, and others go on here.
-            if turns.holder is turn and outbox[0] is item:
-                outbox.popleft()
+            items = tuple(outbox)[:_BATCH]  # one step, in which nothing is added
+            talk.send(turn.link, items, now)
+            for item in items:
+                # No call between these looks and `popleft`: in one of them the turn may be lost, and others go on here.
+                if turns.holder is turn and outbox[0] is item:
+                    outbox.popleft()
 
     def receive(self, turn: Turn, now: float) -> None:
         """Take what has come."""
@@ -104,10 +117,14 @@ class Line:
                 return
             if turns.holder is not turn:
                 return  # taken away meanwhile: whatever came is asked for again
-            if not talk.take(frames, now, by_io):
-                talk.inbox.append(frames)
-                turns.io_wanted = True
-                return
+            messages = _split(frames)
+            for number, each in enumerate(messages):
+                if not talk.take(each, now, by_io):
+                    talk.inbox.extend(messages[number:])
+                    turns.io_wanted = True
+                    return
+                if turns.holder is not turn:
+                    return
             if not talk.calls.pending or turns.holder is not turn or not link.has_more():
                 return  # nothing more is waited for: whatever comes is seen by the next poll
 
@@ -118,8 +135,7 @@ class Line:
 
     def want_io(self) -> None:
         """The I/O thread must have a look, with the turn."""
-        if self.turns.holder is not self.turns.io:
-            self.turns.io_wanted = True
+        self.turns.io_wanted = True
         self.link.bell.ring()
         self.io_bell.ring()
 
@@ -134,3 +150,11 @@ class Line:
             return wait()
         finally:
             self.lock._acquire_restore(held)
+
+
+def _split(frames: list[Any]) -> Sequence[Sequence[Any]]:
+    """The messages that came as these frames; what cannot be read is found out by who reads it."""
+    try:
+        return codec.split(frames, "daemon")
+    except WireError:
+        return (frames,)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import operator
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, cast
 
 from plover.client.futures import Future
+from plover.errors import PloverError
 from plover.tracebacks import leave_out_ours
 
-__all__ = ["map_calls"]
+__all__ = ["expected", "map_calls"]
 
 #: Enough to keep several workers busy with short calls, few enough that their results fit into memory.
 IN_FLIGHT = 64
@@ -29,8 +31,9 @@ def map_calls(
     ordered: bool,
     return_exceptions: bool,
     in_flight: int | None,
-    progress: str | None = None,
+    name: str,
     total: int | None = None,
+    progress: bool = False,
 ) -> Iterator[Any]:
     """Submit a call for each item's arguments, and give back an iterator over the results.
 
@@ -38,20 +41,24 @@ def map_calls(
         submit: makes one call.
         items: the positional arguments of each call.
         ordered: results in the order of the items; else in the order in which they end.
-        return_exceptions: an exception takes its result's place instead of being raised.
+        return_exceptions: an exception takes its result's place instead of being raised, also that of a call which could not
+            be sent.
         in_flight: how many calls may be unfinished or unread at a time.
-        progress: what a progress bar is called; None for no bar. It counts the results that were read.
-        total: how many there will be, where that is known.
+        name: the function's.
+        total: how many items there will be, where that is known.
+        progress: show a progress bar, which counts the results that were read.
 
     Raises:
         ImportError: a progress bar is wanted, and tqdm is not installed.
     """
-    show = _bar(progress, total) if progress is not None else None
+    show = _bar(name, total) if progress else None
     limit = IN_FLIGHT if in_flight is None else in_flight
     if limit < 1:
         raise ValueError(f"in_flight is at least 1, not {limit}")
     source = iter(items)
     pending: dict[Future[Any], None] = {}
+    if return_exceptions:
+        submit = functools.partial(_submit_or_fail, submit)
     try:
         for future in _submit_next(submit, source, limit):
             pending[future] = None
@@ -62,7 +69,23 @@ def map_calls(
         raise
     take = _in_order if ordered else _as_they_end
     values = take(submit, source, pending, return_exceptions)
-    return _Results(values if show is None else _counted(values, show), pending)
+    return _Results(values if show is None else _counted(values, show), pending, name, total)
+
+
+def expected(iterables: Iterable[Iterable[Any]]) -> int | None:
+    """How many items the shortest has, where all say so."""
+    return min((operator.length_hint(each) for each in iterables), default=0) or None
+
+
+def _submit_or_fail(submit: Callable[..., Future[Any]], *args: Any) -> Future[Any]:
+    """A call that cannot be sent, as one that failed."""
+    try:
+        return submit(*args)
+    except PloverError as error:
+        leave_out_ours(error)
+        future: Future[Any] = Future("unsent")
+        future.set_exception(error)
+        return future
 
 
 def _bar(name: str, total: int | None) -> Callable[[Iterator[Any]], Any]:
@@ -87,13 +110,27 @@ def _counted(values: Generator[Any, None, None], show: Callable[[Iterator[Any]],
 class _Results(Iterator[Any]):
     """The results as an iterator that takes back what is pending when it is left, even if it was never asked."""
 
-    def __init__(self, values: Generator[Any, None, None], pending: dict[Future[Any], None]) -> None:
+    def __init__(
+        self, values: Generator[Any, None, None], pending: dict[Future[Any], None], name: str, total: int | None
+    ) -> None:
         self._values = values
         self._pending = pending
+        self._name = name
+        self._total = total
+        self._read = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        from plover.looks import map_text
+
+        done = self._read + sum(future.has_ended() for future in list(self._pending))
+        return map_text(self._name, done, self._read, self._total, self._closed)
 
     def __next__(self) -> Any:
         try:
-            return next(self._values)
+            value = next(self._values)
+            self._read += 1
+            return value
         except StopIteration:
             raise
         except BaseException as error:
@@ -103,6 +140,7 @@ class _Results(Iterator[Any]):
 
     def close(self) -> None:
         """Cancel what is pending."""
+        self._closed = True
         self._values.close()
         pending = list(self._pending)
         self._pending.clear()

@@ -12,13 +12,14 @@ at any call in a method of ours: so between a look at `holder` and a change of i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
-__all__ = ["ATTEND_S", "GRACE_S", "SLICE_S", "STUCK_S", "Turn", "Turns"]
+__all__ = ["ATTEND_S", "GATHERED", "GATHER_S", "GRACE_S", "SLICE_S", "STUCK_S", "Turn", "Turns"]
 
-#: A thread that waits for a call does the work for so long; a longer call is the I/O thread's.
+#: A thread that waits for a call does the work while anything comes within such a time; a longer call is the I/O thread's.
 SLICE_S = 0.05
 #: The I/O thread takes over what is pending when nobody has looked for messages for so long. Only who polls `done()` waits
 #: for that; a busy machine may keep a thread that submits many calls in a row from running for half as long.
@@ -26,6 +27,9 @@ GRACE_S = 0.02
 #: A thread that only sends looks for messages, too, when nobody has for so long: less than GRACE_S, so that many calls
 #: submitted in a row do not bring the I/O thread in, which would compete with them for the interpreter.
 ATTEND_S = 0.001
+#: Calls that nobody waits for are gathered for so long, and so many of them, before they are sent as one message.
+GATHER_S = 0.0003
+GATHERED = 32
 #: A turn of this length has lost its thread. Callers give theirs back after SLICE_S.
 STUCK_S = 1.0
 #: While callers that wait have the turn, the I/O thread looks after them so often.
@@ -56,6 +60,9 @@ class Turns:
         doubtful: the socket must be made anew before it is used. Only the I/O thread clears it.
         inside: turns that were taken away from threads that may still be inside the doubtful socket.
         attended: when somebody last looked for messages.
+        sent_at: when a caller that did not wait last sent something.
+        asked: a caller wants the turn that the I/O thread has.
+        io_stays: somebody is to be told of what is pending: the I/O thread keeps its turn, whoever asks.
         loose: there may be a pending call that nobody waits for.
         waiting: a mark for each thread that waits for a future without having the turn.
         io_rests_until: when the I/O thread looks again by itself; None for never.
@@ -68,6 +75,9 @@ class Turns:
         self.doubtful = False
         self.inside: list[Turn] = []
         self.attended = now
+        self.sent_at = -math.inf
+        self.asked = False
+        self.io_stays = False
         self.loose = False
         self.waiting: set[object] = set()
         self.io_rests_until: float | None = None
@@ -97,6 +107,11 @@ class Turns:
                 self.doubtful = self.io_wanted = True
                 self.holder = None
 
+    def may_ask(self, thread: int) -> bool:
+        """Whether a caller that waits for a future would get the turn from the I/O thread by asking."""
+        io = self.io
+        return self.holder is io and io.thread != thread and not (self.io_stays or self.waiting)
+
     # -- the I/O thread -------------------------------------------------------------------------------------------------
 
     def io_takes(self, now: float, pending: bool, due: float | None) -> bool:
@@ -122,6 +137,13 @@ class Turns:
         self.io_rests_until = self.io_is_needed_at(now, pending, due)
         return False
 
+    def io_gives_back(self, io: Turn, pending: bool) -> None:
+        """The I/O thread has nothing to do at the moment: it gives its turn back if nothing is pending, or to a caller."""
+        if self.holder is io and (not pending or (self.asked and not (self.io_stays or self.waiting))):
+            self.io_stays = self.io_stays and pending
+            self.asked = False
+            self.holder = None
+
     def io_supplants(self, io: Turn) -> None:
         """The I/O thread, an old or a new one, takes the turn from whoever may be lost in it."""
         for turn in (self.holder, self.io):
@@ -135,8 +157,8 @@ class Turns:
         """When the I/O thread must look by itself."""
         if self.io_wanted:
             return now
-        if self.holder is not None and not self.loose:
-            return now + _WATCH_S  # who waits leaves nothing behind
+        if self.holder is not None:  # who sends what is due; one who waits leaves nothing behind
+            return now + (GRACE_S if self.loose else _WATCH_S)
         if pending:
             return now + GRACE_S if due is None else min(now + GRACE_S, due)
         return due

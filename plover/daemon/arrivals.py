@@ -17,6 +17,7 @@ from plover.daemon.calls import CallRecord, CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.guests import FROM_GUEST, client_of, status_for
 from plover.daemon.lending import Lending
+from plover.daemon.lives import Lives
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
 from plover.daemon.peers import ClientPeer, GuestPeer, Peers
@@ -34,13 +35,16 @@ __all__ = ["Arrivals"]
 
 log = logging.getLogger("plover.daemon")
 
+#: A worker that has so many calls before it is not idle soon.
+_AHEAD = 8
+
 
 class Arrivals:
     """Takes what comes out of the clients' socket and the workers' lines.
 
     Args:
         post: for answers that need no decision.
-        peers, workers, calls, functions, pipes, lending: the daemon's books.
+        peers, lives, workers, calls, functions, pipes, lending: the daemon's books.
         limits: of the shell.
         incarnation: the daemon's.
         devices: of this host.
@@ -48,6 +52,9 @@ class Arrivals:
         show: takes what workers wrote.
         status: makes the document that `plover status` shows.
         unfinished: how many calls are.
+
+    Attributes:
+        has_time: a worker that ended something has more to do, and another moment makes no difference to it.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Arrivals:
         *,
         post: Post,
         peers: Peers,
+        lives: Lives,
         workers: Workers,
         calls: CallRecords,
         functions: FunctionStore,
@@ -70,6 +78,7 @@ class Arrivals:
     ) -> None:
         self._post = post
         self._peers = peers
+        self._lives = lives
         self._workers = workers
         self._calls = calls
         self._functions = functions
@@ -84,8 +93,9 @@ class Arrivals:
         self._status = status
         self._unfinished = unfinished
         self._versions = versions()
+        self.has_time = False
 
-    def take(self, routing_id: bytes, frames: list[Any], now: float) -> None:
+    def take(self, routing_id: bytes, frames: Sequence[Any], now: float) -> None:
         """One message from a client, or from whoever wants to be one."""
         try:
             peer = self._peers.find(routing_id)
@@ -102,7 +112,7 @@ class Arrivals:
 
     # -- handshakes -----------------------------------------------------------------------------------------------------
 
-    def _from_stranger(self, routing_id: bytes, frames: list[Any], now: float) -> None:
+    def _from_stranger(self, routing_id: bytes, frames: Sequence[Any], now: float) -> None:
         """From whoever is not of this machine, or has not shaken hands."""
         guest = self._peers.find_guest(routing_id)
         if guest is not None:
@@ -138,11 +148,12 @@ class Arrivals:
             payload_limit_bytes=self._limits.payload_bytes,
             function_limit_bytes=self._limits.function_bytes,
             pid=os.getpid(),
-            simulated=all(each.kind == "simulated" for each in self._devices),
             devices=self._devices,
         )
         self._post.send(routing_id, welcome)
         self._happen(e.ClientConnected(tenant=peer.tenant, client=peer.client), now)
+        if self._post.key is None:
+            self._lives.greet(peer, hello.pid, hello.started)
 
     def _admit_guest(self, routing_id: bytes, hello: m.Hello, key: str) -> GuestPeer | None:
         """A guest proved its key when it connected; since then it may have been revoked."""
@@ -198,6 +209,7 @@ class Arrivals:
             case m.Goodbye():
                 self._happen(e.ClientGone(tenant=tenant, client=client), now)
                 self._peers.forget(routing_id)
+                self._lives.forget(client)
             case m.AskStatus():
                 self._post.send(routing_id, m.Status(self._status(now)))
             case m.AskToEnd(drain=drain):
@@ -294,6 +306,8 @@ class Arrivals:
                 if not known:
                     return
                 self._lending.attempt_ended(worker.number, number, attempt, now)
+                if len(worker.sent) >= _AHEAD:
+                    self.has_time = True
                 pieces = worker.output.complete(number, attempt, finished.records)
                 if pieces:
                     self._show(pieces)
@@ -309,6 +323,7 @@ class Arrivals:
                         attempt=attempt,
                         status=finished.status,
                         size_bytes=codec.size_bytes(finished.packed),
+                        run_s=finished.timings.ended - finished.timings.begun,
                     ),
                     now,
                 )

@@ -28,6 +28,7 @@ class DaemonLimits(msgspec.Struct, frozen=True, kw_only=True):
     segments_bytes_per_tenant: int = msgspec.field(default_factory=lambda: host_memory_bytes() // 8)
     segments_per_borrower: int = 128
     segment_idle_s: float = 60.0
+    connections: int = 10_000
 
 
 class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -175,6 +175,7 @@ def status_for(tenant: str, document: bytes) -> bytes:
     scheduler["nests"] = nests
     scheduler["workers"] = [worker for worker in scheduler["workers"] if worker["nest"] in numbers]
     scheduler["queued"] = {name: count for name, count in scheduler["queued"].items() if name == tenant}
+    scheduler["clients"] = [client for client in scheduler["clients"] if client["tenant"] == tenant]
     for device in scheduler["devices"]:
         if device["nest"] not in numbers:
             device["nest"] = device["last_failure"] = None

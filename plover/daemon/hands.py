@@ -101,10 +101,7 @@ class Hands:
             case c.StopNest(nest=nest):
                 self._launcher.stop_nest(nest)
             case c.StartWorker(worker=number, nest=nest):
-                worker = self._workers.add(number, nest)
-                tenant = self._workers.tenants[nest]
-                worker.launch(self._launcher, self._lines.open(worker), self._lending.open(number, tenant))
-                self._pipes.touch(worker, now)
+                self._start_worker(number, nest, now)
             case c.KillWorker(worker=number, reason=reason):
                 log.info("killing worker %d: %s", number, reason)
                 self._launcher.kill_worker(number)
@@ -114,6 +111,30 @@ class Hands:
                 self._leave()
             case _:
                 assert_never(command)
+
+    def _start_worker(self, number: int, nest: int, now: float) -> None:
+        try:
+            worker = self._workers.add(number, nest)
+        except OSError as error:
+            self._could_not_start(number, error, now)
+            return
+        try:
+            segments = self._lending.open(number, self._workers.tenants[nest])
+            line = self._lines.open(worker)
+        except OSError as error:
+            self._workers.remove(number)
+            self._lending.worker_ended(number, now)
+            worker.abandon()
+            self._could_not_start(number, error, now)
+            return
+        worker.launch(self._launcher, line, segments)
+        self._pipes.touch(worker, now)
+
+    def _could_not_start(self, number: int, error: OSError, now: float) -> None:
+        """The scheduler tries again after a while."""
+        reason = f"the daemon had no means to start it: {error.strerror}"
+        log.error("worker %d: %s", number, reason)
+        self._happen(e.WorkerGone(worker=number, begun=None, reason=reason), now)
 
     def _start_nest(self, command: c.StartNest) -> None:
         first = self._devices[command.devices[0]]

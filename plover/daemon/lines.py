@@ -71,6 +71,7 @@ class Lines:
         self._take = take
         self._give_up = give_up
         self._clock = clock
+        self._out: dict[int, WorkerRecord] = {}  # who is to be sent something
         self._hung_up: OrderedDict[int, tuple[float, WorkerRecord]] = OrderedDict()  # by deadline
 
     def open(self, worker: WorkerRecord) -> socket.socket:
@@ -82,13 +83,23 @@ class Lines:
         return theirs
 
     def send(self, worker: WorkerRecord, message: m.ToWorker, body: codec.Body) -> None:
-        """Send a message to a worker, if it is still there."""
+        """Send a message to a worker, if it is still there, at the next `flush`."""
         line = worker.line
-        try:
-            if line is not None and not line.send(codec.write(message, self._incarnation, body)):
-                self._watcher.watch_writing(line.fileno(), True)
-        except HungUp:
-            pass  # its end is on its way, or was noticed by reading
+        if line is not None:
+            line.put(codec.write(message, self._incarnation, body))
+            self._out[worker.number] = worker
+
+    def flush(self) -> None:
+        """Send what waits: what one turn of the loop has for a worker goes to the kernel in one piece."""
+        out = self._out
+        while out:
+            _, worker = out.popitem()
+            line = worker.line
+            try:
+                if line is not None and not line.flush():
+                    self._watcher.watch_writing(line.fileno(), True)
+            except HungUp:
+                pass  # its end is on its way, or was noticed by reading
 
     def close(self, worker: WorkerRecord, now: float) -> None:
         """A worker is dead: take what it had sent, and give its line back."""

@@ -41,14 +41,8 @@ def describe(
                 },
             )
         case c.TimedOut(phase="queue", limit_s=limit):
-            return (
-                "CallTimeout",
-                (
-                    f"{call} waited longer than its queue_timeout of {limit:g} s: all workers were busy. "
-                    "Give it more time, a higher priority, or the host more devices"
-                ),
-                {"phase": "queue", "limit_s": limit},
-            )
+            text = f"{call} waited longer than its queue_timeout of {limit:g} s: {_obstacle(outcome)}"
+            return "CallTimeout", text, {"phase": "queue", "limit_s": limit}
         case c.TimedOut(phase=phase, limit_s=limit):
             return (
                 "CallTimeout",
@@ -71,6 +65,24 @@ def describe(
             return error, f"{call} was refused: {reason}", facts
         case _:
             assert_never(outcome)
+
+
+def _obstacle(outcome: c.TimedOut) -> str:
+    match outcome.workers:
+        case "busy":
+            return "all workers were busy. Give it more time, a higher priority, or the host more devices"
+        case "starting":
+            return (
+                "the worker was still starting. Give it more time; if that does not help, see `plover status` and the "
+                "daemon's log"
+            )
+        case "failing":
+            return (
+                f"no worker could be started ({outcome.failure.partition(chr(10))[0]}). It is tried again; see the "
+                "daemon's log, and mend what it says"
+            )
+        case _:
+            assert_never(outcome.workers)
 
 
 def _lost(outcome: c.Lost, call: str, worker: str, output: str, attempts: int) -> str:

@@ -9,6 +9,7 @@ full pipe would block the worker. The last bytes are kept for the hour of death.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from typing import Literal
@@ -41,6 +42,13 @@ class _Pipe:
         self.left: int | None = None  # bytes that the first attempt may still write; None before it wrote any
 
 
+def _new_pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
+    pipe = os.pipe2(os.O_CLOEXEC)
+    for end in pipe:
+        undo.callback(os.close, end)
+    return pipe
+
+
 class WorkerOutput:
     """A worker's output pipes, read by the daemon.
 
@@ -48,6 +56,9 @@ class WorkerOutput:
         word: the worker's random word, for its markers.
         limit_bytes: how much a call may write to each stream.
         last_bytes: how much of the end is kept.
+
+    Raises:
+        OSError: there are no descriptors for it; nothing is left of it.
     """
 
     def __init__(self, word: bytes, limit_bytes: int, last_bytes: int) -> None:
@@ -56,10 +67,12 @@ class WorkerOutput:
         self._last_bytes = last_bytes
         #: The end of what was written last, by the attempt that is first in line or by nobody.
         self.last = b""
-        read_out, self.stdout_fd = os.pipe2(os.O_CLOEXEC)
-        read_err, self.stderr_fd = os.pipe2(os.O_CLOEXEC)
+        with contextlib.ExitStack() as undo:
+            read_out, self.stdout_fd = _new_pipe(undo)
+            read_err, self.stderr_fd = _new_pipe(undo)
+            self.records = RecordPipe(limit_bytes)
+            undo.pop_all()
         self.pipes = (_Pipe(read_out, 1), _Pipe(read_err, 2))
-        self.records = RecordPipe(limit_bytes)
         self.fds = (read_out, read_err, self.records.fd)
         for pipe in self.pipes:
             os.set_blocking(pipe.fd, False)

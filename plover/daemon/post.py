@@ -16,6 +16,8 @@ from typing import Any
 import zmq
 
 from plover import addresses
+from plover.daemon.descriptors import Budget
+from plover.daemon.doors import Doors
 from plover.daemon.guests import Gate
 from plover.daemon.peers import GuestPeer, Peers
 from plover.wire import codec, curve, sockets
@@ -32,11 +34,13 @@ class Post:
         incarnation: the daemon's.
         peers: who has which routing id.
         message_limit_bytes: the largest message that is taken.
+        budget: of descriptors.
 
     Attributes:
         addresses: what is bound; tcp addresses with their ports.
         refused: how many messages were, by the reason's kind.
         socket: for polling only.
+        doors: shut while too many clients are in.
         gate: lets guests in; None where no tcp address is bound.
         key: what the connection proved that the last message came over; None for one of this machine.
 
@@ -45,7 +49,9 @@ class Post:
         PloverError: a tcp address cannot be bound.
     """
 
-    def __init__(self, bind: Sequence[str], incarnation: int, peers: Peers, message_limit_bytes: int) -> None:
+    def __init__(
+        self, bind: Sequence[str], incarnation: int, peers: Peers, message_limit_bytes: int, budget: Budget
+    ) -> None:
         self.refused: collections.Counter[str] = collections.Counter()
         self.gate: Gate | None = None
         self.key: str | None = None
@@ -58,7 +64,10 @@ class Post:
             self.socket.setsockopt(option, 0)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.MAXMSGSIZE, message_limit_bytes)
+        self.socket.setsockopt(zmq.HANDSHAKE_IVL, int(curve.HANDSHAKE_S * 1000))
+        self.doors = Doors(self.socket, self._context, budget)
         self.addresses: tuple[str, ...] = ()
+        self._out: dict[bytes, list[list[Any]]] = {}  # what waits for `flush`, by routing id, in order
         try:
             self._bind(bind)
         except BaseException:
@@ -71,13 +80,16 @@ class Post:
         local = [address for address in bind if not address.startswith("tcp://")]
         for address in local:
             self.socket.bind(address)
-            addresses.socket_path(address).chmod(0o600)
+            path = addresses.socket_path(address)
+            path.chmod(0o600)
+            self.doors.add_path(address, path)
             bound[address] = address
             self.addresses += (address,)
         for address in [each for each in bind if each not in local]:
             if self.gate is None:
                 self.gate = Gate(self._context, self.refused)
             bound[address] = self.gate.bind(self.socket, address)
+            self.doors.add_port(bound[address])
         self.addresses = tuple(bound[address] for address in bind)
 
     def receive(self) -> tuple[bytes, list[Any]]:
@@ -104,12 +116,23 @@ class Post:
         return sockets.has_message(self.socket)
 
     def send(self, routing_id: bytes, message: m.ToClient | m.ToWorker, body: codec.Body = codec.EMPTY) -> None:
-        """Send a message to a peer, if it is still there."""
-        try:
-            sockets.send(self.socket, [routing_id, *codec.write(message, self._incarnation, body)])
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+        """Send a message to a peer, if it is still there, at the next `flush`. Its buffers must not change any more."""
+        waiting = self._out.get(routing_id)
+        if waiting is None:
+            waiting = self._out[routing_id] = []
+        waiting.append(codec.write(message, self._incarnation, body))
+
+    def flush(self) -> None:
+        """Send what waits, joined: one message for all that one turn of the loop has for a peer."""
+        out = self._out
+        while out:
+            routing_id, messages = out.popitem()
+            try:
+                for frames in codec.join(messages) if len(messages) > 1 else messages:
+                    sockets.send(self.socket, [routing_id, *frames])
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
 
     def send_to_client(self, client: bytes, message: m.ToClient, body: codec.Body = codec.EMPTY) -> None:
         """Send a message to a client, if it is connected."""
@@ -148,6 +171,8 @@ class Post:
 
     def close(self) -> None:
         """Let the last messages out, and take the sockets away."""
+        self.flush()
+        self.doors.close()
         self.socket.setsockopt(zmq.LINGER, 1000)
         self.socket.close()
         if self.gate is not None:

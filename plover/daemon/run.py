@@ -10,7 +10,6 @@ import fcntl
 import json
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from plover import addresses
+from plover.daemon import descriptors
 from plover.daemon.config import DaemonConfig
 from plover.daemon.devices import find_devices
 from plover.daemon.launchers.process import ProcessLauncher
@@ -50,12 +50,13 @@ def serve(
     Raises:
         AccessDenied: a socket's directory is not private, another daemon serves there, or a key file is open to others.
         DeviceError: the devices that were asked for cannot be had.
-        PloverError: the launcher is not built yet, or a tcp address cannot be bound.
+        PloverError: the launcher is not built yet, a tcp address cannot be bound, or too few files may be open.
     """
     if config.launcher != "process":
         raise PloverError(f"the launcher {config.launcher!r} is not built yet: start with `--launcher process`")
     devices = find_devices(config.devices, config.simulated_memory_bytes)
-    _raise_descriptor_limit()
+    soft, hard = descriptors.raise_limit()
+    budget = descriptors.budget(hard, len(devices), config.limits.connections)
     directories = _socket_directories(config)
     addresses.make_directory(config.state_dir)
     lock = _lock(config.state_dir)
@@ -63,9 +64,9 @@ def serve(
     scheduler = Scheduler(
         SchedulerConfig(devices=devices, environments=(Environment("default", PYTHON),), limits=config.scheduler_limits)
     )
-    launcher = ProcessLauncher(config.state_dir)
+    launcher = ProcessLauncher(config.state_dir, open_files=soft)
     try:
-        shell = Shell(config, devices, scheduler, launcher, secret)
+        shell = Shell(config, devices, scheduler, launcher, secret, budget)
     except BaseException:
         launcher.close()
         raise
@@ -133,23 +134,18 @@ def _let_guests_in(shell: Shell) -> None:
     shell.watch(gate.changes, reread)
 
 
-def _raise_descriptor_limit() -> None:
-    """As many descriptors as this process may have: each client is two, each worker six, each segment one, and libzmq aborts
-    without any.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _lock(directory: Path) -> int:
     """Be the only daemon with this state directory, for as long as the returned descriptor is open.
 
     Raises:
         AccessDenied: another one has it.
+        PloverError: it cannot be written.
     """
     path = directory / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise addresses.cannot_write(path, error) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -159,8 +155,12 @@ def _lock(directory: Path) -> int:
             f"the state directory {directory} is used by the daemon with pid {owner}: stop that one with `plover stop`, "
             "or give this one another with --state-dir"
         ) from None
-    os.ftruncate(fd, 0)
-    os.write(fd, str(os.getpid()).encode())
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, str(os.getpid()).encode())
+    except OSError as error:
+        os.close(fd)
+        raise addresses.cannot_write(path, error) from None
     return fd
 
 

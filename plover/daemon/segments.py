@@ -80,6 +80,7 @@ class Pool:
         tenant_limit_bytes: of one tenant's.
         borrower_limit: how many one borrower may have, or know of: each is a descriptor there.
         idle_s: a free one that nobody wanted for so long is closed.
+        count_limit: of all together.
 
     Attributes:
         closed: segments that are none any more: whoever calls takes them off, and frees their memory.
@@ -90,8 +91,14 @@ class Pool:
     """
 
     def __init__(
-        self, limit_bytes: int, tenant_limit_bytes: int, borrower_limit: int = 128, idle_s: float = 60.0
+        self,
+        limit_bytes: int,
+        tenant_limit_bytes: int,
+        borrower_limit: int = 128,
+        idle_s: float = 60.0,
+        count_limit: int = 1024,
     ) -> None:
+        self._count_limit = count_limit
         self._limit = limit_bytes
         self._tenant_limit = tenant_limit_bytes
         self._borrower_limit = borrower_limit
@@ -289,7 +296,8 @@ class Pool:
             return Refused(f"{size_bytes} bytes are more than segments may take together")
         for segment in list(self._free.values()):
             tenant_is_full = self._sizes[tenant] + size_bytes > self._tenant_limit
-            if not tenant_is_full and self._size + size_bytes <= self._limit:
+            is_full = self._size + size_bytes > self._limit or len(self._segments) >= self._count_limit
+            if not tenant_is_full and not is_full:
                 return None
             if segment.tenant == tenant or not tenant_is_full:
                 del self._free[segment.id]
@@ -298,6 +306,8 @@ class Pool:
             return Refused(f"segments of tenant {tenant} take {self._sizes[tenant]} bytes of {self._tenant_limit}")
         if self._size + size_bytes > self._limit:
             return Refused(f"segments take {self._size} bytes of {self._limit}")
+        if len(self._segments) >= self._count_limit:
+            return Refused(f"there are {len(self._segments)} segments, which is the limit")
         return None
 
     def _give(self, segment: Segment, borrower: int) -> None:

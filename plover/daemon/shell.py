@@ -16,7 +16,8 @@ import logging
 import secrets
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import zmq
 
@@ -24,14 +25,16 @@ from plover.daemon import status
 from plover.daemon.arrivals import Arrivals
 from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonConfig
+from plover.daemon.descriptors import Budget
 from plover.daemon.hands import Hands
 from plover.daemon.launchers import base
 from plover.daemon.lending import Lending
 from plover.daemon.lines import Lines
+from plover.daemon.lives import Lives
 from plover.daemon.news import News
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
-from plover.daemon.peers import Peers
+from plover.daemon.peers import ClientPeer, Peers
 from plover.daemon.pipes import Pipes
 from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
@@ -39,6 +42,7 @@ from plover.daemon.scheduler.config import Device
 from plover.daemon.scheduler.scheduler import Scheduler
 from plover.daemon.segments import Pool
 from plover.daemon.workers import WorkerRecord, Workers
+from plover.errors import WireError
 from plover.wire import codec
 from plover.wire import messages as m
 
@@ -48,6 +52,8 @@ log = logging.getLogger("plover.daemon")
 
 #: Descriptors looked at in one turn.
 _DESCRIPTORS = 64
+#: So long results are let gather; a worker that has calls enough before it does some ten meanwhile.
+_NAP_S = 0.0003
 #: Messages taken before the other descriptors are looked at again.
 _BATCH = 64
 
@@ -61,6 +67,7 @@ class Shell:
         scheduler: fresh.
         launcher: fresh.
         secret: lets clients in.
+        budget: of descriptors.
         clock: monotonic seconds.
     """
 
@@ -71,6 +78,7 @@ class Shell:
         scheduler: Scheduler,
         launcher: base.Launcher,
         secret: bytes,
+        budget: Budget,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -88,10 +96,14 @@ class Shell:
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
-        self.post = Post(config.addresses, self.incarnation, self._peers, message_limit)
+        self.post = Post(config.addresses, self.incarnation, self._peers, message_limit, budget)
         limits = config.limits
         pool = Pool(
-            limits.segments_bytes, limits.segments_bytes_per_tenant, limits.segments_per_borrower, limits.segment_idle_s
+            limits.segments_bytes,
+            limits.segments_bytes_per_tenant,
+            limits.segments_per_borrower,
+            limits.segment_idle_s,
+            budget.segments,
         )
         self.lending = Lending(self, pool, secret, clock)
         self._lines = Lines(
@@ -103,9 +115,11 @@ class Shell:
             clock,
         )
         self._pipes = Pipes(self, self._show)
+        self._lives = Lives(self, self._client_died)
         self._arrivals = Arrivals(
             post=self.post,
             peers=self._peers,
+            lives=self._lives,
             workers=self.workers,
             calls=self._calls,
             functions=self.functions,
@@ -143,6 +157,7 @@ class Shell:
             show=self._show,
         )
         self.watch(launcher.fileno(), lambda: self._news.take(self._clock()))
+        self.watch(self.post.doors.fileno(), lambda: self.post.doors.take(self._clock()))
 
     # -- the loop -------------------------------------------------------------------------------------------------------
 
@@ -178,15 +193,19 @@ class Shell:
     def run(self) -> None:
         """Serve until draining or stopping has ended, or `leave` is called."""
         self.happen(e.DaemonStarted())
+        self._flush()
         post, epoll, watched = self.post, self._epoll, self._watched
         # The router's descriptor says that its state may have changed, no more: the state itself is looked at each time.
         epoll.register(post.socket, select.EPOLLIN)
         while not self._exiting:
             due = self._next_deadline()
             if post.has_more():
+                self._arrivals.has_time = False
                 self._receive(self._clock())
                 timeout_s = 0.0
             else:
+                if self._arrivals.has_time:
+                    self._nap()
                 timeout_s = -1.0 if due is None else max(0.0, due - self._clock())
             for fd, _ in epoll.poll(timeout_s, _DESCRIPTORS):
                 callback = watched.get(fd)
@@ -196,6 +215,19 @@ class Shell:
                 now = self._clock()
                 if now >= due:
                     self._keep_time(now)
+            self._flush()
+
+    def _nap(self) -> None:
+        """Let results gather, which the workers go on writing meanwhile: to wake up for each would cost the two of them more
+        than all that there is to do. A client's message ends it.
+        """
+        self._arrivals.has_time = False
+        select.select((self.post.socket,), (), (), _NAP_S)
+
+    def _flush(self) -> None:
+        """What this turn of the loop has to say. Workers first: they have something to do."""
+        self._lines.flush()
+        self.post.flush()
 
     def leave(self) -> None:
         """End the loop after what it is doing now."""
@@ -209,6 +241,7 @@ class Shell:
             self._lines.close(worker, self._clock())
             worker.close()
         self.lending.close()
+        self._lives.close()
         self._epoll.close()
         self.post.close()
 
@@ -220,10 +253,27 @@ class Shell:
                 routing_id, frames = post.receive()
             except zmq.Again:
                 return
-            take(routing_id, frames, now)
+            for each in self._split(routing_id, frames):
+                take(routing_id, each, now)
             if not post.has_more():
                 return
             now = self._clock()
+
+    def _split(self, routing_id: bytes, frames: list[Any]) -> Sequence[Sequence[Any]]:
+        try:
+            return codec.split(frames, "client")
+        except WireError as error:
+            self.post.reject(routing_id, "WireError", str(error), kind="not a message")
+            return ()
+
+    def _client_died(self, pid: int, clients: list[ClientPeer]) -> None:
+        """What it had submitted is of no use to anybody any more; what it said last was never heard, and is not taken."""
+        log.info("process %d has ended without a goodbye to this daemon; its calls are cancelled", pid)
+        for peer in clients:
+            routing_id = self._peers.routing_id_of(peer.client)
+            if routing_id is not None:
+                self._peers.forget(routing_id)
+            self.happen(e.ClientGone(tenant=peer.tenant, client=peer.client))
 
     def _give_up(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """A worker is of no more use; it is replaced."""
@@ -241,8 +291,14 @@ class Shell:
     def _next_deadline(self) -> float | None:
         """When the loop must look at the clock, if no message comes before."""
         due: float | None = None
-        lines, lending = self._lines.due(), self.lending.due()
-        for moment in (self.scheduler.next_deadline(), self._pipes.due(), self._news.due(), lines, lending):
+        for moment in (
+            self.scheduler.next_deadline(),
+            self._pipes.due(),
+            self._news.due(),
+            self._lines.due(),
+            self.lending.due(),
+            self.post.doors.due(),
+        ):
             if moment is not None and (due is None or moment < due):
                 due = moment
         return due
@@ -252,6 +308,7 @@ class Shell:
         self._news.keep_time(now)
         self._lines.keep_time(now)
         self.lending.keep_time(now)
+        self.post.doors.keep_time(now)
         deadline = self.scheduler.next_deadline()
         if deadline is not None and now >= deadline:
             self.happen(e.DeadlineReached(), now)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def document(shell: Shell, now: float) -> bytes:
     """The daemon's state as JSON."""
     snapshot = msgspec.to_builtins(shell.scheduler.snapshot())
+    for client in snapshot["clients"]:
+        client["silent_s"] = round(now - client.pop("seen_at"), 3)
     content: dict[str, Any] = {
         "pid": os.getpid(),
         "addresses": list(shell.config.addresses),
@@ -27,9 +29,10 @@ def document(shell: Shell, now: float) -> bytes:
         "uptime_s": round(now - shell.started, 3),
         "launcher": shell.config.launcher,
         "versions": msgspec.structs.asdict(versions()),
-        "pids": {worker.number: worker.pid for worker in shell.workers},
+        "pids": {worker.number: worker.pid or None for worker in shell.workers},
         "functions": len(shell.functions),
         "segments": shell.lending.document(),
+        "full": shell.post.doors.shut,
         "refused_messages": dict(shell.post.refused),
         "limits": limits_table(shell.config),
         "scheduler": snapshot,

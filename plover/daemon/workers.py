@@ -5,6 +5,7 @@ Guarantees: a worker's pipes and page live until its end has been told. Assumes:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -39,9 +40,13 @@ class WorkerRecord:
         self.touched = 0.0
         word = secrets.token_bytes(markers.WORD_SIZE)
         self.word = word
-        self.output = WorkerOutput(word, limits.output_bytes_per_call, limits.last_output_bytes)
-        self._page_fd = page.create()
-        self.page = page.StatusPage(self._page_fd)
+        with contextlib.ExitStack() as undo:
+            self._page_fd = page.create()
+            undo.callback(os.close, self._page_fd)
+            self.page = page.StatusPage(self._page_fd)
+            undo.callback(self.page.close)
+            self.output = WorkerOutput(word, limits.output_bytes_per_call, limits.last_output_bytes)
+            undo.pop_all()
 
     def __repr__(self) -> str:
         return f"<{self.name} pid={self.pid} sent={self.sent}>"
@@ -72,6 +77,12 @@ class WorkerRecord:
         os.close(self._page_fd)
         line.close()
         segments.close()
+
+    def abandon(self) -> None:
+        """It cannot be launched: give everything back."""
+        self.output.close_worker_side()
+        os.close(self._page_fd)
+        self.close()
 
     def has_sound_page(self, now: float) -> bool:
         """Whether its page says what a worker can say; user code that writes out of bounds may have hit it."""
@@ -131,7 +142,11 @@ class Workers:
         return len(self._by_number)
 
     def add(self, number: int, nest: int) -> WorkerRecord:
-        """A worker that is about to be launched."""
+        """A worker that is about to be launched.
+
+        Raises:
+            OSError: there are no descriptors for it; nothing is left of it.
+        """
         worker = WorkerRecord(number, nest, self._limits)
         self._by_number[number] = worker
         return worker

@@ -32,10 +32,13 @@ __all__ = [
 
 
 class Kind(NamedTuple):
-    """A kind of thing that cannot travel: a sentence about it, and what to do."""
+    """A kind of thing that cannot travel: a sentence about it; what to do where it is captured or passed; and where it was
+    returned, having been made inside the function already.
+    """
 
     what: str
     remedy: str
+    returned: str
     refused: bool = True
 
 
@@ -46,87 +49,111 @@ class Refused(NotSerializable, pickle.PicklingError):
 
 
 _FILE = Kind(
-    "an open file belongs to this process and this machine",
+    "an open file belongs to the process and the machine that opened it",
     "Open it inside the function: pass its path if the worker sees the same file system, else its content (.read())",
+    "Return its content (.read()), or its path if both sides see the same file system",
 )
 _SOCKET = Kind(
-    "a socket belongs to this process",
+    "a socket belongs to the process that opened it",
     "Pass host and port and connect inside the function, or better: fetch the data here and pass it",
+    "Return the data that came through it",
 )
 _LOCK = Kind(
-    "a lock of this process locks nothing in a worker, which runs one call at a time",
+    "a lock of one process locks nothing in another",
     "Create it inside the function, or leave it out of what its owner pickles (__getstate__)",
+    "Return what it protects, or leave it out of what its owner pickles (__getstate__)",
 )
 _GENERATOR = Kind(
-    "a generator or coroutine that has begun cannot be copied",
+    "a generator or coroutine is code under way, which cannot be copied",
     "Pass its items (list(…)), or make it inside the function",
+    "Return its items: list(…)",
 )
 _THREAD = Kind(
-    "threads, processes, pools and what waits for them belong to this process",
+    "threads, processes, pools and what waits for them belong to the process that made them",
     "Start them inside the function, and pass data or results (.result()) instead",
+    "Wait for them inside the function, and return data or results (.result())",
 )
 _STREAM = Kind(
-    "a CUDA stream or event belongs to a context of this process",
+    "a CUDA stream or event belongs to the context that it was made in",
     "Create it inside the function, on the worker's device",
+    "Synchronize it inside the function, and return the arrays",
 )
 _DEVICE_ARRAY = Kind(
-    "a device array lies in the memory of this machine's GPU",
+    "a device array lies in the memory of one machine's GPU",
     "Pass a NumPy array (cupy.asnumpy(x), x.copy_to_host()) and copy it to the device there, or create it inside the "
     "function",
+    "Return a NumPy array (cupy.asnumpy(x), x.copy_to_host())",
 )
 _POINTER = Kind(
     "a pointer, a mapping or a foreign library means nothing in another process",
     "Pass the data it points to (bytes, or numpy.ctypeslib.as_array), and load libraries inside the function",
+    "Return the data it points to (bytes, or numpy.ctypeslib.as_array)",
 )
 _WEAK = Kind(
-    "a weak reference dies with the object that it refers to, which stays here",
+    "a weak reference dies with the object that it refers to, which stays behind",
     "Pass the object itself, or leave the reference out of what its owner pickles (__getstate__)",
+    "Return the object itself, or leave the reference out of what its owner pickles (__getstate__)",
 )
 _DATABASE = Kind(
-    "a connection to a database or a service belongs to this process",
+    "a connection to a database or a service belongs to the process that opened it",
     "Fetch the data here and pass them, or pass the address and connect inside the function",
+    "Fetch the data inside the function, and return them",
     refused=False,
 )
 _FRAME = Kind(
     "frames and tracebacks hold the running program",
     "Pass their text instead (traceback.format_tb)",
+    "Return their text instead (traceback.format_tb)",
 )
 _CONTEXT = Kind(
-    "a context variable has its value in this thread alone",
+    "a context variable has its value in one thread alone",
     "Pass its value (.get())",
+    "Return its value (.get())",
 )
 _SESSION = Kind(
-    "Plover's own sessions and futures belong to this process",
+    "Plover's own sessions and futures belong to the process that made them",
     "Wait here and pass the result (.result()); a gpu_function can be called inside another, and runs right there",
+    "Wait inside the function, and return the result (.result())",
 )
 _UFUNC = Kind(
     "a ufunc that was made from a Python function has no name to be found by",
     "Make it inside the function (numpy.frompyfunc), or use numba.vectorize",
+    "Return the Python function that it was made from",
     refused=False,
 )
 
 #: Told by those who find them out, not by a type's name.
 MODULE = Kind(
-    "this module has no source that a worker could import: it was made by hand (types.ModuleType)",
+    "this module has no source that could be imported elsewhere: it was made by hand (types.ModuleType)",
     "Put the code into a file, or pass the objects in it that the function needs",
+    "Put the code into a file, or return the objects in it",
 )
 MAIN_ONLY = Kind(
     "it travels as the name of a global of __main__, and the worker's __main__ is not this script",
+    "Give its class a __reduce__ that says how to make it anew, or define it in a module",
     "Give its class a __reduce__ that says how to make it anew, or define it in a module",
 )
 VIEW = Kind(
     "its items have no form that another process could make again, or it was released",
     "Pass a NumPy array (numpy.asarray(view)) or bytes(view)",
+    "Return a NumPy array (numpy.asarray(view)) or bytes(view)",
 )
 TOO_DEEP = Kind(
     "it is nested too deeply to be pickled, or its __reduce__ makes another of its own kind without end",
     "Pass it in a flat form (a list, an array), or mend its __reduce__",
+    "Return it in a flat form (a list, an array), or mend its __reduce__",
 )
 UNNATURAL = Kind(
     "its own pickling failed",
     "Mend its __reduce__ or __getstate__, or leave it out of what its owner pickles",
+    "Mend its __reduce__ or __getstate__, or leave it out of what its owner pickles",
 )
-GENERAL = Kind("", "Create it inside the function, or pass what it is made from")
+GENERAL = Kind(
+    "",
+    "Create it inside the function, or pass what it is made from",
+    "Return what it is made from: numbers, texts, arrays, objects of your own classes",
+)
+
 
 _BY_NAME: dict[str, Kind] = {
     **dict.fromkeys(

@@ -50,7 +50,13 @@ Children = Iterator[tuple[str, Any]]
 
 
 def explain(
-    whole: str, root: Any, error: Exception, reducers: Sequence[Reducer], *, call: bool = False
+    whole: str,
+    root: Any,
+    error: Exception,
+    reducers: Sequence[Reducer],
+    *,
+    call: bool = False,
+    result: bool = False,
 ) -> NotSerializable:
     """The error to raise for a value that could not be pickled.
 
@@ -59,9 +65,11 @@ def explain(
         root: the value; with `call`, a call's ``(args, kwargs)``.
         error: what pickling it raised.
         reducers: that it was pickled with.
+        call: the root is a call's arguments.
+        result: it is what a function returned.
     """
     try:
-        return _Search(root, reducers, _arguments if call else None).tell(whole, error)
+        return _Search(root, reducers, _arguments if call else None).tell(whole, error, result)
     except Exception:  # a user's objects can make anything fail, their repr too
         return NotSerializable(f"cannot send {whole}: {type(error).__name__}", path=whole)
 
@@ -145,7 +153,7 @@ class _Search:
         self._reducers = reducers
         self._children_of_root = children
 
-    def tell(self, whole: str, error: Exception) -> NotSerializable:
+    def tell(self, whole: str, error: Exception, result: bool) -> NotSerializable:
         """The path and the advice, in one error."""
         trail, cause = self._trace(self._root, error)
         found = trail is not None
@@ -155,13 +163,15 @@ class _Search:
         kind = getattr(cause, "kind", None) or kind
         if isinstance(cause, RecursionError) or "deep recursion" in str(cause):
             kind = advice.TOO_DEEP
-        if len(trail) > 1:
+        if len(trail) > 1 or result:
             labels = [*_abbreviated(labels), _describe(culprit) if found else f"somewhere in {_describe(culprit)}"]
         path = " → ".join([whole, *labels])
         if kind is None:
             own = advice.says_how(type(culprit))
             kind = (advice.UNNATURAL if own else advice.GENERAL)._replace(what=f"{type(cause).__name__}: {cause}")
-        return NotSerializable(f"cannot send {path}: {kind.what}. {kind.remedy}.", path=path)
+        return NotSerializable(
+            f"cannot send {path}: {kind.what}. {kind.returned if result else kind.remedy}.", path=path
+        )
 
     def _trace(self, root: Any, error: Exception, budget_s: float | None = None) -> tuple[list[Any] | None, Exception]:
         """The objects down to the culprit, and what it raised; none where this pickler does not fail, or takes too long."""

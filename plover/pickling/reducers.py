@@ -4,7 +4,7 @@ cloudpickle asks `reducer_override` about every object that is not a plain built
 the object's type, once a type; everything else is left to cloudpickle.
 
 Guarantees: recognizing an object imports nothing. What is refused is refused here, by `plover.pickling.advice.Refused`,
-before any of it is read. Assumes: attribute names of Numba 0.60–0.68's CPU dispatchers and CuPy 13–14's ufuncs and fusions.
+before any of it is read. The handlers of single libraries are in `functions`, `typings` and `compiled`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import operator
 import pickle
 import sys
 import types
-import typing
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -26,9 +25,9 @@ import numpy as np
 from cloudpickle import cloudpickle as _internals
 
 from plover.bundles.references import References
-from plover.pickling import advice, buffers, classes, mentions
+from plover.pickling import advice, buffers, classes, compiled, functions, mentions, typings
 
-__all__ = ["Reducing", "is_plain", "is_singledispatch", "reduction"]
+__all__ = ["Reducing", "is_plain", "reduction"]
 
 Handler = Callable[[Any], Any]
 
@@ -60,8 +59,8 @@ class Reducing:
         kind = type(obj)
         references = self.references
         if kind is types.FunctionType:
-            if is_singledispatch(obj) and not _is_importable(obj):
-                return _reduce_singledispatch(obj)
+            if functions.is_singledispatch(obj) and not functions.is_importable(obj):
+                return functions.reduce_singledispatch(obj)
             reduced = self._function_reduce(obj)
             if references is not None:
                 mentions.of_function(references, obj, reduced)
@@ -217,177 +216,15 @@ def _reduce_view(view: memoryview) -> Any:
         raise refusal(view, advice.VIEW) from error
 
 
-# -- functools ---------------------------------------------------------------------------------------------------------
-
-
-def _is_importable(obj: Any) -> bool:
-    module = sys.modules.get(getattr(obj, "__module__", None) or "__main__")
-    if module is None or obj.__module__ == "__main__" or _internals._is_registered_pickle_by_value(module):
-        return False
-    try:
-        return _internals._getattribute(module, obj.__qualname__) is obj
-    except AttributeError:
-        return False
-
-
-def _extra(obj: Any, made: Iterable[str]) -> dict[str, Any]:
-    """What somebody set on a function-like object, beyond what making it sets."""
-    left_out = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", *made}
-    return {name: value for name, value in vars(obj).items() if name not in left_out}
-
-
-def _reduce_cached(function: Any) -> Any:
-    """A function under `lru_cache`, which says it is a global: it is made anew, its cache empty."""
-    if _is_importable(function):
-        return NotImplemented
-    how = function.cache_parameters()
-    extra = _extra(function, ("cache_parameters",))
-    return _make_cached, (function.__wrapped__, how["maxsize"], how["typed"]), extra or None
-
-
-def _make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
-    return functools.lru_cache(maxsize, typed)(function)
-
-
-def is_singledispatch(function: types.FunctionType) -> bool:
-    """Whether `functools.singledispatch` made a function."""
-    attributes = function.__dict__
-    return "_clear_cache" in attributes and "registry" in attributes
-
-
 def _reduce_code(code: types.CodeType) -> Any:
     """cloudpickle's way, with the code's own file: since 3.1.3 it says ``<dynamic-code>``, of which nobody has the source."""
     make, arguments = _internals._code_reduce(code)
     return make, tuple([code.co_filename if each == "<dynamic-code>" else each for each in arguments])
 
 
-def _reduce_singledispatch(function: Any) -> Any:
-    """A single-dispatch function, whose own cache holds weak references: it is made anew from its registry."""
-    registry = dict(function.registry)
-    default = registry.pop(object)
-    extra = _extra(function, ("registry", "register", "dispatch", "_clear_cache"))
-    return _make_singledispatch, (default,), (list(registry.items()), extra), None, None, _fill_singledispatch
-
-
-def _make_singledispatch(default: Any) -> Any:
-    return functools.singledispatch(default)
-
-
-def _fill_singledispatch(function: Any, state: tuple[list[tuple[type, Any]], dict[str, Any]]) -> None:
-    implementations, extra = state
-    for cls, implementation in implementations:
-        function.register(cls, implementation)
-    vars(function).update(extra)
-
-
-def _reduce_cached_property(prop: Any) -> Any:
-    """On Python 3.11 it holds a lock."""
-    return _make_cached_property, (prop.func, prop.attrname, prop.__doc__)
-
-
-def _make_cached_property(function: Any, name: str | None, doc: str | None) -> Any:
-    made: Any = functools.cached_property(function)
-    made.attrname, made.__doc__ = name, doc
-    return made
-
-
 def _reduce_missing(missing: Any) -> Any:
     """What dataclasses ask for by identity: the worker's own, or a field without a default would have one there."""
     return getattr, (dataclasses, "MISSING")
-
-
-# -- typing ------------------------------------------------------------------------------------------------------------
-
-
-def _reduce_typevar(variable: Any) -> Any:
-    """cloudpickle's way, but with an id that is the same in every process."""
-    if not _is_at(variable):
-        classes.name_class(variable)
-    return _internals._typevar_reduce(variable)
-
-
-def _is_at(obj: Any) -> bool:
-    """Whether an object of `typing` is found in the module that it says it is of, and that is importable."""
-    module = sys.modules.get(getattr(obj, "__module__", None) or "__main__")
-    return obj.__module__ != "__main__" and getattr(module, obj.__name__, None) is obj
-
-
-def _reduce_parameters(spec: Any) -> Any:
-    """ParamSpec and TypeVarTuple, which say that they are globals."""
-    return NotImplemented if _is_at(spec) else (_make_parameters, (type(spec).__name__, spec.__name__))
-
-
-def _make_parameters(kind: str, name: str) -> Any:
-    return getattr(typing, kind)(name)
-
-
-def _reduce_newtype(new: Any) -> Any:
-    if _is_at(new):
-        return NotImplemented
-    return _make_newtype, (new.__name__, new.__supertype__, new.__module__, new.__qualname__)
-
-
-def _make_newtype(name: str, supertype: Any, module: str, qualname: str) -> Any:
-    new_type: Any = typing.NewType  # not a declaration
-    made = new_type(name, supertype)
-    made.__module__, made.__qualname__ = module, qualname
-    return made
-
-
-# -- Numba and CuPy ----------------------------------------------------------------------------------------------------
-
-
-def _reduce_njit(dispatcher: Any) -> Any:
-    """A CPU dispatcher as its function and options. Its own way nests a pickler of Numba's, which knows none of this,
-    and an id by which a worker would take it for an earlier one whose globals were others.
-    """
-    signatures = None if dispatcher._can_compile else [each.signature for each in dispatcher.overloads.values()]
-    return _make_njit, (
-        type(dispatcher),
-        dispatcher.py_func,
-        dict(dispatcher.locals),
-        dict(dispatcher.targetoptions),
-        signatures,
-    )
-
-
-def _make_njit(cls: Any, function: Any, types_of_locals: Any, options: Any, signatures: list[Any] | None) -> Any:
-    dispatcher = cls(function, types_of_locals, options)
-    if signatures is not None:
-        for signature in signatures:
-            dispatcher.compile(signature)
-        dispatcher.disable_compile()
-    return dispatcher
-
-
-def _reduce_numba_state(state: Any) -> Any:
-    """What Numba would put through a pickler of its own."""
-    return state._reduce()
-
-
-def _reduce_cupy_ufunc(ufunc: Any) -> Any:
-    """CuPy's ufuncs are all its own: by name."""
-    cupy = sys.modules.get("cupy")
-    name = ufunc.name.removeprefix("cupy_")
-    for module, path in ((cupy, "cupy"), (sys.modules.get("cupyx.scipy.special"), "cupyx.scipy.special")):
-        if getattr(module, name, None) is ufunc:
-            return _get, (path, name)
-    return NotImplemented
-
-
-def _get(module: str, name: str) -> Any:
-    __import__(module)
-    return getattr(sys.modules[module], name)
-
-
-def _reduce_fusion(fusion: Any) -> Any:
-    return _make_fusion, (fusion.func, fusion.name)
-
-
-def _make_fusion(function: Any, name: str) -> Any:
-    import cupy
-
-    return cupy.fuse(kernel_name=name)(function)
 
 
 _BY_TYPE: dict[type, Handler] = {
@@ -396,19 +233,11 @@ _BY_TYPE: dict[type, Handler] = {
     memoryview: _reduce_view,
     types.ModuleType: _reduce_module,
     type(dataclasses.MISSING): _reduce_missing,
-    functools._lru_cache_wrapper: _reduce_cached,
-    functools.cached_property: _reduce_cached_property,
-    typing.TypeVar: _reduce_typevar,
-    typing.ParamSpec: _reduce_parameters,
-    typing.TypeVarTuple: _reduce_parameters,
-    typing.NewType: _reduce_newtype,
+    **functions.BY_TYPE,
+    **typings.BY_TYPE,
 }
 _BY_NAME: dict[tuple[str, str], Handler] = {
-    ("numba.core.dispatcher", "Dispatcher"): _reduce_njit,
-    ("numba.core.serialize", "_CustomPickled"): _reduce_numba_state,
-    ("numba.cuda.serialize", "_CustomPickled"): _reduce_numba_state,
     ("numpy.ma", "MaskedArray"): buffers.reduce_masked,  # by name: importing numpy.ma takes 10 ms
     ("numpy.ma.core", "MaskedArray"): buffers.reduce_masked,
-    ("cupy._core._kernel", "ufunc"): _reduce_cupy_ufunc,
-    ("cupy._core.fusion", "Fusion"): _reduce_fusion,
+    **compiled.BY_NAME,
 }

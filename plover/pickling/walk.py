@@ -21,9 +21,10 @@ from cloudpickle import cloudpickle as _internals
 
 from plover.pickling import captures
 from plover.pickling.captures import ABSENT, Array, Snapshot
+from plover.pickling.functions import is_singledispatch
 from plover.pickling.immutables import inside_constant, is_constant
 from plover.pickling.reduced import BeyondBudget, Reduced, Unstable
-from plover.pickling.reducers import is_plain, is_singledispatch, reduction
+from plover.pickling.reducers import is_plain, reduction
 from plover.serialize import pack
 
 __all__ = ["Walk"]

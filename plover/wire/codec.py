@@ -14,6 +14,16 @@ A message is one ZeroMQ frame, followed by one frame for each large buffer. The 
 Buffers of up to `INLINE_LIMIT` bytes stand in the body, larger ones are frames of their own, or lie in segments, which a
 message only mentions. Packets between daemon and zygote, and between daemon and borrowers, are written the same way.
 
+Messages without frames of their own that go to one peer at one time may be joined to one frame, in order, because what a
+message costs on its way is mostly a cost per frame::
+
+    0       2     the letters ``PM``
+    2       1     the version of this protocol
+    3       1     0
+    4       4     how many messages there are, n (little endian)
+    8       4 n   how long each is
+    8 + 4 n …     the messages
+
 Guarantees: decoding never executes anything, never trusts a size, and every refusal is a `WireError` that says whose
 fault it is. Relaying copies no frame: a header is written anew, body and frames pass as they are.
 """
@@ -44,12 +54,15 @@ __all__ = [
     "Incoming",
     "Piece",
     "Reader",
+    "join",
     "relay",
     "size_bytes",
+    "split",
     "write",
 ]
 
 MAGIC = b"PL"
+MAGIC_OF_MANY = b"PM"
 PROTOCOL = 1
 
 #: Buffers up to this size travel inside the message's own frame: below it another frame costs more than the copy.
@@ -59,6 +72,11 @@ HEADER_LIMIT = 16 * 1024 * 1024
 #: So many frames may follow a message's own.
 FRAMES_LIMIT = 65_536
 
+#: Messages up to this size are joined, up to so many bytes in all: copying them costs less than frames of their own would.
+JOIN_LIMIT = 16 * 1024
+JOINED_LIMIT = 256 * 1024
+
+_MANY = struct.Struct("<2sBBI")
 _PREFIX = struct.Struct("<2sBBQI")
 PREFIX_SIZE = _PREFIX.size
 _encoder = msgspec.msgpack.Encoder()
@@ -113,6 +131,68 @@ def relay(message: m.AnyMessage, incarnation: int, inline: Sequence[Buffer], fra
     """A message's frames, its body and frames being those that came in with another message."""
     header = _encoder.encode(message)
     return [b"".join([_PREFIX.pack(MAGIC, PROTOCOL, 0, incarnation, len(header)), header, *inline]), *frames]
+
+
+def join(messages: Sequence[list[Any]]) -> list[list[Any]]:
+    """The same messages in the same order, each as its frames, small ones next to each other joined to one frame."""
+    joined: list[list[Any]] = []
+    small: list[Any] = []
+    size = 0
+    for frames in messages:
+        length = len(frames[0])
+        is_small = len(frames) == 1 and length <= JOIN_LIMIT
+        if small and (not is_small or size + length > JOINED_LIMIT):
+            joined.append(_join(small))
+            small, size = [], 0
+        if is_small:
+            small.append(frames[0])
+            size += length
+        else:
+            joined.append(frames)
+    if small:
+        joined.append(_join(small))
+    return joined
+
+
+def _join(small: list[Any]) -> list[Any]:
+    count = len(small)
+    if count == 1:
+        return small
+    sizes = struct.pack(f"<{count}I", *map(len, small))
+    return [b"".join([_MANY.pack(MAGIC_OF_MANY, PROTOCOL, 0, count), sizes, *small])]
+
+
+def split(frames: Sequence[Any], side: str) -> Sequence[Sequence[Any]]:
+    """The messages that came as these frames, each as its own: one as it is, many as views.
+
+    Raises:
+        WireError: what came is neither.
+    """
+    if not frames or frames[0][:2] != MAGIC_OF_MANY:
+        return (frames,)
+    first = memoryview(frames[0])
+    if len(frames) != 1 or len(first) < _MANY.size:
+        raise WireError(f"the {side} sent joined messages that are cut off, or with other frames", fault=side)
+    _, version, _, count = _MANY.unpack_from(first)
+    at = _MANY.size + 4 * count
+    if version != PROTOCOL:
+        raise WireError(_other_version(version, side), fault=side)
+    if at > len(first):
+        raise WireError(f"the {side} sent {count} joined messages in {len(first)} bytes", fault=side)
+    found = []
+    for size in struct.unpack_from(f"<{count}I", first, _MANY.size):
+        found.append((first[at : at + size],))
+        at += size
+    if at != len(first):
+        raise WireError(f"the {side} sent joined messages of {at} bytes in {len(first)}", fault=side)
+    return found
+
+
+def _other_version(version: int, side: str) -> str:
+    return (
+        f"the {side} sent version {version} of the protocol, and this side speaks version {PROTOCOL}: "
+        "install the same version of plover-gpu on both sides"
+    )
 
 
 class Incoming(msgspec.Struct, Generic[T]):
@@ -195,11 +275,13 @@ class Reader(Generic[T]):
         if magic != MAGIC:
             raise self._refuse(f"bytes that are not Plover's (they begin with {magic!r})")
         if version != PROTOCOL:
-            raise self._refuse(
-                f"version {version} of the protocol, and this side speaks version {PROTOCOL}: "
-                "install the same version of plover-gpu on both sides"
-            )
+            raise WireError(_other_version(version, self._side), fault=self._side)
         end = PREFIX_SIZE + length
+        if length > HEADER_LIMIT and end > len(first):
+            raise self._refuse(
+                f"a damaged message, or none of Plover's: its prefix speaks of a header of {length} bytes, beyond the "
+                f"limit of {HEADER_LIMIT}, and {len(first) - PREFIX_SIZE} follow"
+            )
         if length > HEADER_LIMIT:
             raise self._refuse(f"a header of {length} bytes; the limit is {HEADER_LIMIT}")
         if end > len(first):

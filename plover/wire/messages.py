@@ -143,6 +143,11 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     stderr: str | None = None
     records: tuple[Record, ...] = ()
 
+    def __repr__(self) -> str:
+        from plover.looks import receipt_text
+
+        return receipt_text(self)
+
     def _repr_html_(self) -> str:
         from plover.looks import receipt_html
 
@@ -153,11 +158,15 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """A client's first message. `client` names it across reconnections; `secret` is the socket's own."""
+    """A client's first message. `client` names it across reconnections; `secret` is the socket's own; `pid` and `started` say
+    which process it is, as `plover.wire.identity` has it (0: it cannot tell).
+    """
 
     client: bytes
     secret: bytes
     versions: Versions
+    pid: int = 0
+    started: int = 0
 
 
 class Submit(Message, frozen=True, tag="submit"):
@@ -232,8 +241,12 @@ class Welcome(Message, frozen=True, tag="welcome"):
     payload_limit_bytes: int
     function_limit_bytes: int
     pid: int
-    simulated: bool
     devices: tuple[HostDevices, ...] = ()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no device of the host is a real one."""
+        return all(each.kind == "simulated" for each in self.devices)
 
 
 class Rejected(Message, frozen=True, tag="rejected"):

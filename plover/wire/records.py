@@ -42,12 +42,15 @@ class Logged(msgspec.Struct, frozen=True, array_like=True, tag="log"):
 
 
 class Warned(msgspec.Struct, frozen=True, array_like=True, tag="warning"):
-    """A warning. `category` is its class as (module, name)."""
+    """A warning. `category` is its class as (module, name); `module` the name of the module that it was raised in, "" where
+    nobody knows.
+    """
 
     category: tuple[str, str]
     text: str
     path: str
     line: int
+    module: str = ""
 
 
 Record = Logged | Warned

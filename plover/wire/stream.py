@@ -11,6 +11,7 @@ that does not block never waits: what does not go at once is kept, in order. Ass
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import select
 import socket
@@ -29,7 +30,7 @@ _BUFFER_SIZE = 64 * 1024
 #: Taken of a large frame at a time from a socket that does not block, so that others have their turn too.
 _BUDGET_BYTES = 4 * 1024 * 1024
 #: So many pieces are handed to the kernel at once (IOV_MAX is 1,024).
-_PIECES = 64
+_PIECES = 256
 #: Messages up to this size are joined to one piece: below it, that costs less than a list of pieces.
 _JOIN_SIZE = 8 * 1024
 #: In a turn of its loop an eager receiver gives the core to whoever wants it. A thread that only hands a message on has it
@@ -73,7 +74,7 @@ class Stream:
         self._size_bytes = 0  # of these
         self._target: memoryview | None = None  # what is left of a large frame, to be filled
         self._is_last = False  # whether the frame that is being filled is its message's last
-        self._unsent: collections.deque[memoryview] = collections.deque()
+        self._unsent: collections.deque[bytes | memoryview] = collections.deque()
         self._is_drained = False  # the last look took all that there was
         self.moved_at = 0.0
         self._waiting: select.poll | None = None
@@ -112,25 +113,21 @@ class Stream:
         Raises:
             HungUp: nobody is there to take it.
         """
+        self.put(frames)
+        return self.flush()
+
+    def put(self, frames: Sequence[Any]) -> None:
+        """Have a message go with the next `flush`; as `send` in all else."""
         last = len(frames) - 1
-        if not last and not self._unsent and len(frames[0]) <= _JOIN_SIZE:
-            data = _WORD.pack(len(frames[0]) * 2) + frames[0]
-            try:
-                sent = self._socket.send(data, socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise HungUp from error
-            if sent == len(data):
-                return True
-            self._unsent.append(memoryview(data)[sent:])
-            return self.flush()
+        unsent = self._unsent
+        if not last and len(frames[0]) <= _JOIN_SIZE:
+            unsent.append(_WORD.pack(len(frames[0]) * 2) + frames[0])
+            return
         for number, frame in enumerate(frames):
             view = memoryview(frame).cast("B")
-            self._unsent.append(memoryview(_WORD.pack(len(view) * 2 + (number < last))))
+            unsent.append(_WORD.pack(len(view) * 2 + (number < last)))
             if len(view):
-                self._unsent.append(view)
-        return self.flush()
+                unsent.append(view)
 
     def flush(self) -> bool:
         """Send on what did not go before; whether nothing is left.
@@ -139,22 +136,28 @@ class Stream:
             HungUp: nobody is there to take it.
         """
         unsent = self._unsent
-        while unsent:
-            pieces = [unsent[index] for index in range(min(len(unsent), _PIECES))]
-            try:
-                sent = self._socket.sendmsg(pieces, (), socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                raise HungUp from error
-            self.moved_at = time.monotonic()
-            while sent:
+        try:
+            if len(unsent) == 1:
                 first = unsent[0]
-                if sent < len(first):
-                    unsent[0] = first[sent:]
-                    break
-                sent -= len(first)
-                unsent.popleft()
+                sent = self._socket.send(first, socket.MSG_NOSIGNAL)
+                if sent == len(first):
+                    unsent.clear()
+                    return True
+                unsent[0] = memoryview(first)[sent:]
+            while unsent:
+                sent = self._socket.sendmsg(list(itertools.islice(unsent, _PIECES)), (), socket.MSG_NOSIGNAL)
+                self.moved_at = time.monotonic()
+                while sent:
+                    first = unsent[0]
+                    if sent < len(first):
+                        unsent[0] = memoryview(first)[sent:]
+                        break
+                    sent -= len(first)
+                    unsent.popleft()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise HungUp from error
         return True
 
     # -- in ------------------------------------------------------------------------------------------------------------

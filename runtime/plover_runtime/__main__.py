@@ -10,6 +10,7 @@ author's own settings are kept for the workers. Assumes: it is started by a laun
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 from plover_runtime.keeper import fork_under_keeper
@@ -28,6 +29,7 @@ def main() -> None:
         print("plover_runtime is started by a Plover daemon, not by hand: see `plover start --help`", file=sys.stderr)
         sys.exit(2)
     daemon = int(os.environ.pop("PLOVER_DAEMON_PID", "0"))
+    _limit_open_files(os.environ.pop("PLOVER_OPEN_FILES", None))
     fork_under_keeper(daemon)
     kept = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
@@ -36,6 +38,13 @@ def main() -> None:
     from plover_runtime.zygote import Zygote
 
     Zygote(address, token, kept).run()
+
+
+def _limit_open_files(most: str | None) -> None:
+    """Have the limit that the daemon was started with: it raised its own, and user code may call select()."""
+    if most is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(most), hard))
 
 
 if __name__ == "__main__":

@@ -50,5 +50,8 @@ def admit(modules: Modules, wanted: BundleSet, bundles: Mapping[bytes, Buffer]) 
     except PloverError as error:
         return error
     except OSError as error:
-        return PloverError(f"the worker cannot keep your modules on disk: {error}")
+        return PloverError(
+            f"the worker cannot keep your modules in {error.filename or modules.directory} ({error.strerror or error}): have "
+            "the daemon's operator make room there, or start it with another --state-dir"
+        )
     return None

@@ -27,6 +27,7 @@ from plover_runtime.keeper import Wakeups, become_subreaper, die_with_parent
 #: Workers are what the kernel should kill for memory, rather than the zygote with all its workers.
 _OOM_SCORE_ADJ = 500
 _IOLBF = 1  # <stdio.h>, glibc and musl
+_exit = os._exit
 
 
 def run(
@@ -69,14 +70,19 @@ def run(
         with contextlib.suppress(BaseException):
             traceback.print_exc()
     finally:
-        # Not sys.exit: this stack is the zygote's, and its exit handlers are not the worker's.
-        with contextlib.suppress(BaseException):
-            sys.stdout.flush()
-        with contextlib.suppress(BaseException):
-            sys.stderr.flush()
-        with contextlib.suppress(BaseException):
-            ctypes.CDLL(None).fflush(None)
-        os._exit(status & 0xFF)
+        # Not sys.exit: this stack is the zygote's, and its exit handlers are not the worker's. User code may have taken apart
+        # whatever is called here, so that nothing but `_exit` is relied on.
+        try:
+            flushes: list[Callable[[], object]] = [
+                lambda: sys.stdout.flush(),
+                lambda: sys.stderr.flush(),
+                lambda: ctypes.CDLL(None).fflush(None),
+            ]
+            for flush in flushes:
+                with contextlib.suppress(BaseException):
+                    flush()
+        finally:
+            _exit(status & 0xFF)
 
 
 # Streams that live as long as the process, hence no context managers.

@@ -74,6 +74,8 @@ class Invoker:
         self._pid = os.getpid()
         #: Why this worker's device is of no more use; set once, by a sticky error.
         self.unwell: str | None = None
+        #: What a call did that makes another worker necessary; set once, when it was found.
+        self.harm: str | None = None
 
     def run(self, incoming: codec.Incoming[m.Run]) -> tuple[m.Finished, codec.Body]:
         """Run one attempt.
@@ -99,7 +101,7 @@ class Invoker:
             self._page.end()
         except Interrupted:
             self._page.end()
-            tidy.restore_builtins()  # it may have struck in the middle of that
+            self._restore()  # it may have struck in the middle of that
             status, packed = "interrupted", []
         finally:
             context.set_current(None)
@@ -149,7 +151,7 @@ class Invoker:
             try:
                 value = function.target(*args, **kwargs)
             finally:
-                tidy.restore_builtins()
+                self._restore()
                 self._leave_if_forked()
             if out is not None:
                 value = (value, out)
@@ -160,8 +162,13 @@ class Invoker:
         except Interrupted:
             raise
         except BaseException as error:  # SystemExit, KeyboardInterrupt, CancelledError and the user's own, too
-            tidy.restore_builtins()  # those that loading replaced
+            self._restore()  # what loading replaced
             return "failed", self._fail_somehow(error, function, run)
+
+    def _restore(self) -> None:
+        harm = tidy.restore()
+        if harm is not None:
+            self.harm = harm
 
     def _leave_if_forked(self) -> None:
         """A child that the user's code forked, and that came back out of it, must not go on as a second worker."""

@@ -82,6 +82,7 @@ class Modules:
     """
 
     def __init__(self, directory: str | os.PathLike[str], limit_bytes: int = CACHE_LIMIT_BYTES) -> None:
+        self.directory = os.fspath(directory)
         self._cache = Cache(directory, limit_bytes)
         self._world = World()
         self._at_start: frozenset[str] | None = None  # set by the first call of `activate`

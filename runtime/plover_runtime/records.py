@@ -6,26 +6,24 @@ record is written whole, from any thread. Logging never fails a call. Assumes: `
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import os
-import re
+import sys
 import threading
 import warnings
+from types import FrameType
 from typing import Any, TextIO
 
 from plover.wire.records import LIMIT, Logged, Record, Warned, write
 
 __all__ = ["Records"]
 
-#: What Python begins with (its documentation, "Default Warning Filter").
-_FILTERS = [
-    ("default", None, DeprecationWarning, re.compile("__main__"), 0),
-    ("ignore", None, DeprecationWarning, None, 0),
-    ("ignore", None, PendingDeprecationWarning, None, 0),
-    ("ignore", None, ImportWarning, None, 0),
-    ("ignore", None, ResourceWarning, None, 0),
-]
+#: The caller's own filters decide what is seen; what is ignored here it could never see.
+_FILTERS = [("always", None, Warning, None, 0)]
+#: The same warning of the same place is sent so often in a call; a caller whose filters say "always" sees no more of it.
+_REPEATS = 100
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -41,6 +39,8 @@ class Records:
         self._attempt = 0
         #: Something was written for the attempt at hand.
         self.used = False
+        #: How often each warning was raised in this attempt.
+        self._warned: collections.Counter[tuple[Any, ...]] = collections.Counter()
         self._lock = threading.Lock()
         self._handler = _Handler(self)
         os.register_at_fork(after_in_child=self._forget_lock)
@@ -53,7 +53,8 @@ class Records:
             logging.root.setLevel(level)
         logging.root.handlers[:] = [self._handler]
         warnings.showwarning = self._show_warning
-        # Each call warns anew: the caller knows what it has seen. The daemon's own -W is not the call's.
+        self._warned.clear()
+        # The daemon's own -W is not the call's.
         warnings.filters[:] = _FILTERS  # type: ignore[index]
         warnings._filters_mutated()  # type: ignore[attr-defined]
 
@@ -78,7 +79,12 @@ class Records:
         if file is not None:
             file.write(warnings.formatwarning(message, category, filename, lineno, line))
             return
-        self.put(Warned((category.__module__, category.__qualname__), _cut(str(message)), filename, lineno))
+        text = _cut(str(message))
+        key = text, category, filename, lineno
+        self._warned[key] += 1
+        if self._warned[key] <= _REPEATS:
+            kind = category.__module__, category.__qualname__
+            self.put(Warned(kind, text, filename, lineno, _module_of(filename, lineno)))
 
     def _forget_lock(self) -> None:
         self._lock = threading.Lock()
@@ -96,6 +102,16 @@ class _Handler(logging.Handler):
             self._records.put(_as_data(record))
         except Exception:  # a message whose arguments do not fit it, as the standard library's handlers do
             self.handleError(record)
+
+
+def _module_of(filename: str, lineno: int) -> str:
+    """The module that a warning is of: that of the frame that it names, which is still running. "" if it names none."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_lineno == lineno and frame.f_code.co_filename == filename:
+            return str(frame.f_globals.get("__name__", ""))
+        frame = frame.f_back
+    return ""
 
 
 def _as_data(record: logging.LogRecord) -> Logged:

@@ -4,12 +4,15 @@ It was forked from its zygote with stdout, stderr, a status page and a line to t
 the device, says hello, and then runs what it is sent until it is killed, its device breaks, or the daemon hangs up.
 
 Guarantees: a call's output is complete, and marked as such in both pipes, before its result is sent. An interrupt is raised
-only in the attempt that it is meant for. A worker whose device is broken says so and ends without destructors.
+only in the attempt that it is meant for. A worker whose device or interpreter is broken says so and ends without
+destructors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import io
 import os
 import signal
@@ -27,7 +30,7 @@ from plover.wire import codec, markers
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
 from plover.wire.stream import HungUp, Stream
-from plover_runtime import segments, tidy
+from plover_runtime import fitness, segments, tidy
 from plover_runtime.admission import Unfit
 from plover_runtime.device import open_device
 from plover_runtime.heap import Heap
@@ -38,6 +41,7 @@ from plover_runtime.records import Records
 #: After a call a worker waits awake for so long, yielding to whoever has work. Where idle cores sleep, a caller's next call
 #: is answered up to a third sooner (benchmarks/calls.py); with a call every 10 ms it costs a twentieth of a core.
 _EAGER_S = 0.0005
+_exit = os._exit
 
 
 def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_fd: int, segments_fd: int) -> NoReturn:
@@ -57,11 +61,12 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
     line.send(codec.write(m.WorkerHello(os.getpid(), versions(), time.monotonic() - started)))
     shared = segments.of_worker(socket.socket(fileno=segments_fd), device)
     invoker = Invoker(device, page, prepare.payload_limit_bytes, Modules(prepare.cache_directory), shared)
+    tidy.remember()
     while True:
         try:
             frames = line.receive()
         except HungUp:
-            os._exit(0)  # the daemon is gone, or does not want this worker any more
+            _exit(0)  # the daemon is gone, or does not want this worker any more
         assert frames is not None, "a line that blocks gives whole messages"
         incoming = codec.TO_WORKER.read(frames)
         run = incoming.message
@@ -77,21 +82,50 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
             continue
         except Unfit as unfit:
             _leave(line, codec.write(m.Unwell(str(unfit)), incoming.incarnation))
-        output.complete(pack(run.call, run.attempt))
-        if records.used:
-            finished = msgspec.structs.replace(finished, records=True)
-        line.send(codec.write(finished, incoming.incarnation, body))
-        output.restore()
-        if invoker.unwell is not None:
-            _leave(line, codec.write(m.Unwell(invoker.unwell), incoming.incarnation))
+        try:
+            output.complete(pack(run.call, run.attempt))
+            if records.used:
+                finished = msgspec.structs.replace(finished, records=True)
+            line.send(codec.write(finished, incoming.incarnation, body))
+            output.restore()
+            tidy.put_back()
+        except HungUp:
+            _exit(0)
+        except Exception as error:
+            _say_why(run, error)
+            _exit(1)
+        unwell = invoker.unwell or _harm(run, finished, invoker.harm)
+        if unwell is not None:
+            _leave(line, codec.write(m.Unwell(unwell), incoming.incarnation))
         del frames, incoming, finished, body
         heap.trim()
 
 
+def _harm(run: m.Run, finished: m.Finished, harm: str | None) -> str | None:
+    """What a call did to its worker's interpreter that makes another worker necessary."""
+    if harm is None:
+        harm = fitness.damage()
+    if harm is None and finished.status != "succeeded":
+        harm = fitness.test()
+    return f"{run.name} ({run.call_id}) took apart what its worker needs: {harm}" if harm is not None else None
+
+
+def _say_why(run: m.Run, error: Exception) -> None:
+    """The last line of a worker that cannot hand over a result, for `WorkerLost`; past `sys.stderr`, which may be gone."""
+    how = (
+        "closed descriptors that are its worker's" if getattr(error, "errno", 0) == errno.EBADF else "broke its worker"
+    )
+    text = f"plover: {run.name} ({run.call_id}) {how}: no result can be sent ({type(error).__name__}: {error}). "
+    text += "Close only what the function itself opened (no os.closerange), and leave the standard library as it is\n"
+    with contextlib.suppress(Exception):
+        os.write(2, text.encode(errors="replace"))
+
+
 def _leave(line: Stream, last: list[Any]) -> NoReturn:
     """Say why this worker is of no more use, and end."""
-    line.send(last)
-    os._exit(1)  # destructors of a broken context hang
+    with contextlib.suppress(Exception):
+        line.send(last)
+    _exit(1)  # destructors of a broken context hang
 
 
 def _interrupter(page: StatusPage):  # type: ignore[no-untyped-def]

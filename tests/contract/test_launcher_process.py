@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -50,6 +51,24 @@ def test_a_python_that_is_not_there_is_a_reason(begin: Callable[..., Rig]) -> No
 
 def test_a_working_directory_that_is_not_there_is_a_reason(begin: Callable[..., Rig]) -> None:
     assert "/nowhere" in _why_not(begin(cwd="/nowhere"))
+
+
+def test_no_descriptors_for_it_are_a_reason(begin: Callable[..., Rig]) -> None:
+    rig = begin()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        spec = rig.spec()
+        rig.launcher.start_nest(spec)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "Too many open files" in rig.expect(NestEnded, nest=spec.nest).reason
+
+
+def test_a_folder_for_caches_that_cannot_be_made_is_a_reason(begin: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = begin()
+    (tmp_path / "launcher" / "caches").write_text("in the way")
+    assert str(tmp_path / "launcher" / "caches") in _why_not(rig)
 
 
 def test_what_a_zygote_wrote_before_it_failed_is_in_the_reason(begin: Callable[..., Rig], tmp_path: Path) -> None:

@@ -898,7 +898,7 @@ say("ready")
 try:
     say(future.result(PATIENCE).strip())
 except plover.DaemonLost as error:
-    say("lost", "knows nothing of call" in str(error))
+    say("lost", "knows nothing of it" in str(error))
 say(add(1))
 with open(path) as marks:
     say("runs", len(list(marks)))

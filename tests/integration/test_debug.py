@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 _HEAD = """
 import numpy as np
@@ -87,16 +90,99 @@ plover.debug(fails, 0)
     assert "return 1 / x" in errors
 
 
-def test_leaving_the_debugger_ends_the_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", ["q\n", ""])  # the end of its input is a quit
+def test_leaving_the_debugger_ends_the_call_in_one_line(tmp_path: Path, keys: str) -> None:
     body = """
-def stops():
+def inner():
     breakpoint()
     return 1
-try:
-    plover.debug(stops)
-except BaseException as error:
-    print(type(error).__name__)
+def stops():
+    return inner()
+plover.debug(stops)  # the caller's line
 """
-    status, output, _ = run(tmp_path, body, "q\n")
-    assert status == 0
-    assert output.endswith("BdbQuit\n")
+    status, _, errors = run(tmp_path, body, keys)
+    assert status == 1
+    assert [line for line in errors.splitlines() if set(line) != set(" ^")] == [
+        "Traceback (most recent call last):",
+        f'  File "{tmp_path / "script.py"}", line 12, in <module>',
+        "    plover.debug(stops)  # the caller's line",
+        "plover.errors.CallCancelled: stops was left in the debugger, before it had ended",
+    ]
+
+
+def test_the_debugger_shows_the_users_frames_alone(tmp_path: Path) -> None:
+    body = """
+def inner(x):
+    breakpoint()
+    return x
+def outer():
+    y = inner(1)
+    return y
+
+@cuda.jit
+def fill(out):
+    cuda.syncthreads()
+    if cuda.grid(1) == 1:
+        import pdb; pdb.set_trace()
+    out[cuda.grid(1)] = 7
+
+@gpu_function
+def launches(out):
+    fill[1, 2](out)
+    return out
+
+print(plover.debug(outer))
+print(plover.debug(launches, np.zeros(2)))
+print(plover.debug(gpu_function(fill)[1, 2], np.zeros(2)))
+"""
+    status, output, errors = run(tmp_path, body, "w\nu\nc\n" + 2 * "w\nc\n")
+    assert (status, errors) == (0, "")
+    shown = re.findall(r"^[> ] (.*)\(\d+\)(\w+)\(\)", output.replace("(Pdb) ", ""), re.MULTILINE)
+    assert {path for path, _ in shown} == {str(tmp_path / "script.py")}
+    assert "plover" not in output
+    stop, stack, up = ["inner"], ["outer", "inner"], ["outer"]
+    kernels = ["fill"] * 4  # each of its threads has a stack of its own: once where it stops, once in it
+    assert [name for _, name in shown] == [*stop, *stack, *up, *kernels]
+
+
+def test_stepping_out_of_the_function_ends_the_call(tmp_path: Path) -> None:
+    body = """
+class Slow:
+    def __reduce__(self):
+        return str, ("sent",)
+def stops():
+    breakpoint()
+    return Slow()
+print(plover.debug(stops))
+"""
+    status, output, errors = run(tmp_path, body, "n\nn\nn\nn\n")
+    assert (status, errors) == (0, "")
+    assert output.endswith("sent\n")
+
+
+def test_what_is_typed_for_the_next_call_or_for_the_script_is_left_to_it(tmp_path: Path) -> None:
+    body = """
+import sys
+def asks():
+    return input()
+def stops():
+    breakpoint()
+    return "stopped"
+print([plover.debug(asks), plover.debug(stops), plover.debug(asks), sys.stdin.readline()])
+"""
+    keys = "first\nc\nzwölf\nthe script's own\n"
+    expected = "['first', 'stopped', 'zwölf', \"the script's own\\n\"]"
+    assert run(tmp_path, body, keys)[1].splitlines()[-1].removeprefix("(Pdb) ") == expected
+
+
+def test_where_a_gpu_is_required_it_is_required_here_too(tmp_path: Path) -> None:
+    body = """
+import os
+os.environ["PLOVER_REQUIRE_GPU"] = "1"
+try:
+    print("simulated:", plover.debug(gpu_function(lambda: plover.current_call().simulated)))
+except plover.WorkerLost as error:
+    print("refused:", "ended without an outcome" in str(error))
+"""
+    status, output, _ = run(tmp_path, body)
+    assert (status, output) in ((0, "refused: True\n"), (0, "simulated: False\n"))

@@ -59,7 +59,7 @@ def test_one_that_is_not_looked_at_comes_back_with_one_that_is(monkeypatch: pyte
     for name in ("len", "hash"):
         monkeypatch.setattr(builtins, name, lambda *_: 0)
     monkeypatch.setattr(builtins, "added", 1, raising=False)
-    tidy.restore_builtins()
+    tidy.restore()
     assert (len("xyz"), builtins.hash is own, builtins.added) == (3, True, 1)  # type: ignore[attr-defined]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,7 +134,12 @@ def test_a_maps_progress_bar_is_shown_without_a_word_about_what_is_not_installed
 
 
 @pytest.mark.parametrize(
-    "source", ["spin(PATH)  # the line", "%%gpu\nopen(PATH, 'w').write('begun\\n')\nwhile True: pass  # the line"]
+    "source",
+    [
+        "spin(PATH)  # the line",
+        "spin.submit(PATH).result()  # the line",
+        "%%gpu\nopen(PATH, 'w').write('begun\\n')\nwhile True: pass  # the line",
+    ],
 )
 def test_interrupting_the_kernel_cancels_the_call_and_nothing_else(
     notebook: Kernel, daemon: Daemon, fifos: list[Fifo], source: str
@@ -203,6 +209,66 @@ def test_a_gpu_cell_that_fails_shows_its_own_line(notebook: Kernel) -> None:
     assert cell.error is not None
     assert cell.error[:2] == ("ZeroDivisionError", "division by zero")
     assert "1 / zero  # the culprit" in cell.error[2]
+
+
+def _like_a_cell(trace: str) -> tuple[list[str], set[int]]:
+    """What a traceback says of places, and the numbers of the cells in it; there is nothing of Plover or IPython in it."""
+    for word in ("notebook.py", "interactiveshell", "run_cell_magic", "plover"):
+        assert word not in trace, trace
+    places = re.findall(r"Cell In\[\d+\].*line \d+|-+> *\d+ .*|^ *\^+$|^\w+: .*", trace, re.MULTILINE)
+    return [re.sub(r"In\[\d+\]", "In[…]", place) for place in places], set(map(int, re.findall(r"In\[(\d+)\]", trace)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "zero = 0\nprint('first')\n\n1 / zero  # the culprit\n",
+        "def inner(n):\n    return [][n]\ndef outer():\n    return inner(3)\nouter()",
+        "x = 1\nx = = 2\n",
+        "def f():\nreturn 1",
+        "class Bad(Exception):\n    pass\nraise Bad('its own')",
+        "import json\njson.loads('{')",
+    ],
+)
+def test_a_gpu_cell_that_fails_is_shown_as_any_other(notebook: Kernel, body: str) -> None:
+    local = notebook.run(f"# here\n{body}").error
+    remote = notebook.run(f"%%gpu\n{body}").error
+    assert local is not None
+    assert remote is not None
+    assert remote[0] == local[0]
+    here, (number,) = _like_a_cell(local[2])
+    assert _like_a_cell(remote[2]) == (here, {number + 1})
+    assert len(here) >= 2
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("nope -> a", "UsageError: name 'nope' is not defined here, so it cannot go to the worker\n"),
+        ("--speed 9", "UsageError: %%gpu has no option --speed; it is used as: %%gpu ["),
+        ("--retries many", "UsageError: --retries needs a number, not 'many': %%gpu ["),
+        ("--retries -1", "UsageError: retries is a whole number from 0 to"),
+        ("x.y", "UsageError: 'x.y' is not the name of a variable: %%gpu ["),
+    ],
+)
+def test_wrong_use_of_a_gpu_cell_is_one_line(notebook: Kernel, line: str, told: str) -> None:
+    cell = notebook.run(f"%%gpu {line}\n1")
+    assert cell.error is None  # IPython shows it on stderr, as its own magics' wrong use
+    assert cell.stderr.startswith(told), cell.stderr
+    assert cell.stderr.count("\n") == 1
+    assert notebook.run("'after'").shown[0]["text/plain"] == "'after'"
+
+
+def test_what_is_not_the_code_of_a_gpu_cell_is_one_line(notebook: Kernel) -> None:
+    unbound = notebook.run("%%gpu -> never\n1")
+    assert unbound.error is not None
+    assert unbound.error[2] == "NameError: the cell did not bind never, which stands behind ->\n"
+    notebook.run("lock = threading.Lock()")
+    unsendable = notebook.run("%%gpu lock\n1")
+    assert unsendable.error is not None
+    assert unsendable.error[0] == "NotSerializable"
+    assert unsendable.error[2].startswith("plover.errors.NotSerializable: cannot send ")
+    assert unsendable.error[2].count("\n") == 1
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

@@ -70,6 +70,24 @@ def test_a_script_with_its_package_on_an_embedded_daemon() -> None:
         author.mark.assert_gone()
 
 
+def test_a_warning_of_an_own_module_names_its_own_file_and_is_filtered_as_that_modules(daemon: Daemon) -> None:
+    files: dict[str, str | bytes] = {
+        "careful.py": "import warnings\ndef f():\n    warnings.warn('mind', DeprecationWarning)\n    return 1\n"
+    }
+    source = """
+        import warnings
+        import careful
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", module="careful")
+        with warnings.catch_warnings(record=True) as caught:
+            gpu_function(careful.f)()
+        print(json.dumps([(str(each.message), each.filename == careful.__file__, each.lineno) for each in caught]))
+    """
+    with client(files, daemon.address) as author:
+        assert author.run(source) == [["mind", True, 3]]
+
+
 #: Where the modules lie → files, and a script whose last line prints what is expected.
 WAYS: dict[str, tuple[dict[str, str | bytes], str, Any]] = {
     "a module beside the script, imported by the function": (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import queue
+import signal
 import socket
 import threading
 import time
@@ -18,6 +20,7 @@ import plover
 from plover import gpu_function, keys, ways
 from plover.errors import AccessDenied, DaemonUnreachable
 from plover.wire import curve
+from plover.wire import messages as m
 from tests.support.daemons import PATIENCE_S, Fifo
 from tests.support.remote import Host, User, proxy, run
 
@@ -196,6 +199,25 @@ def test_a_result_that_came_while_the_line_was_cut_is_fetched(
             assert local.submit(lambda: 1).result(PATIENCE_S) == 1  # runs behind it, so that one has ended
             line.open_the_line()
             assert running.result(PATIENCE_S) == "go\n"
+
+
+def test_a_question_that_is_lost_with_the_line_is_asked_again(gpu1: Host, alice: User) -> None:
+    with proxy(gpu1.port) as line:
+        alice.enrol(gpu1, "alice", name="cut", address=line.address)
+        with plover.connect("cut") as session:
+            connection = session.connection()
+            answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+            os.kill(gpu1.pid, signal.SIGSTOP)
+            try:
+                sent = len(line.from_client)
+                asking = threading.Thread(target=lambda: answers.put(connection.ask(m.AskStatus(), PATIENCE_S)))
+                asking.start()
+                line.wait_for_bytes(sent + 1)
+                line.cut()  # the question is on its way; whoever reads it has nobody to answer
+            finally:
+                os.kill(gpu1.pid, signal.SIGCONT)
+            assert isinstance(answers.get(timeout=PATIENCE_S), m.Status)
+            asking.join(PATIENCE_S)
 
 
 def test_a_line_that_stays_cut_is_told(gpu1: Host, alice: User, fifos: list[Fifo]) -> None:

@@ -14,6 +14,7 @@ import plover
 from plover import gpu_function, several
 from plover.errors import DaemonLost, DaemonUnreachable, NoCapacity
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo
+from tests.support.fake_daemon import wait_until
 
 # Functions of this file travel by value, since the workers have no such module.
 
@@ -132,9 +133,20 @@ def test_a_daemon_that_dies_loses_its_calls_and_no_others(pair: tuple[Daemon, Da
         victim = pair[0] if pair[1].mark.word == alive else pair[1]
         victim.kill()
         assert {session.submit(where).result(PATIENCE_S) for _ in range(5)} == {alive}
-        with pytest.raises(DaemonLost):
+        with pytest.raises(
+            DaemonLost, match=rf"block \({lost.call_id}\) has no outcome: the daemon at {victim.address}"
+        ):
             lost.result(PATIENCE_S)
         assert session.submit(where).result(PATIENCE_S) == alive
+
+
+def test_one_that_died_is_not_shown_as_well_though_no_call_goes_there(pair: tuple[Daemon, Daemon]) -> None:
+    with plover.connect([daemon.address for daemon in pair]) as session:
+        pair[1].kill()
+        well = f"{pair[0].address} (0 pending), {pair[1].address}"
+        wait_until(lambda: repr(session) == f"<session with 2 daemons: {well} (no answer)>", "it does not answer")
+        wait_until(lambda: repr(session) == f"<session with 2 daemons: {well} (lost (DaemonLost))>", "it is lost")
+        assert "lost (DaemonLost); the next call connects again" in session._repr_html_()
 
 
 def test_what_none_of_them_has_is_refused_with_what_they_have(pair: tuple[Daemon, Daemon]) -> None:

@@ -283,7 +283,7 @@ router = zmq.Context().socket(zmq.ROUTER)
 router.bind(sys.argv[1])
 print("ready", flush=True)
 routing_id, _ = router.recv_multipart()
-welcome = m.Welcome(1, "default", versions(), 1, 1, os.getpid(), True)
+welcome = m.Welcome(1, "default", versions(), 1, 1, os.getpid())
 router.send_multipart([routing_id, *codec.write(welcome, 1)])
 router.recv_multipart()  # it is asked to end, and ends
 os._exit(0)

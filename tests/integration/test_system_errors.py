@@ -382,8 +382,19 @@ def test_a_result_that_cannot_travel_is_an_error_of_the_call() -> None:
 
         return threading.Lock()
 
-    with pytest.raises((TypeError, plover.NotSerializable), match="lock"):
+    with pytest.raises(plover.NotSerializable) as caught:
         lock()
+    assert str(caught.value) == (
+        "cannot send lock → result → threading.Lock: a lock of one process locks nothing in another. "
+        "Return what it protects, or leave it out of what its owner pickles (__getstate__)."
+    )
+
+    @gpu_function
+    def items() -> Any:
+        return (number for number in range(3))
+
+    with pytest.raises(plover.NotSerializable, match=r"items → result → generator: .*Return its items: list\(…\)"):
+        items()
     assert _works()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 import plover
 from plover import gpu_function
-from tests.support.daemons import Daemon, Mark, daemon, script
+from tests.support.daemons import PATIENCE_S, Daemon, Fifo, Mark, daemon, script
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -143,6 +144,78 @@ with open(sys.argv[3]) as gate:
 for _ in say.map(range(150)):
     pass
 """
+
+
+_UNWINDS = """
+import sys, plover
+plover.connect(sys.argv[1])
+@plover.gpu_function
+def unwinds():
+    import sys
+    print("begun", flush=True)
+    try:
+        while True:
+            pass
+    finally:
+        print("unwound")
+        print("unwound too", file=sys.stderr)
+if sys.argv[2] == "cancel":
+    future = unwinds.submit()
+    sys.stdin.readline()
+    future.cancel()
+elif sys.argv[2] == "session":
+    with plover.connect(sys.argv[1]):
+        future = unwinds.submit()
+        sys.stdin.readline()
+        future.cancel()
+    print("left", flush=True)
+else:
+    unwinds()
+"""
+
+
+@pytest.mark.parametrize("how", ["cancel", "session", "interrupt"])
+def test_what_a_cancelled_call_writes_while_it_unwinds_is_shown_although_its_script_ends(
+    how: str, daemon: Daemon
+) -> None:
+    path = daemon.mark.directory / f"unwinds-{how}.py"
+    path.write_text(_UNWINDS)
+    running = subprocess.Popen(
+        [sys.executable, str(path), daemon.address, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=daemon.mark.environment(),
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "begun\n"
+    if how == "interrupt":
+        running.send_signal(signal.SIGINT)
+    out, errors = running.communicate("go\n", timeout=PATIENCE_S)
+    assert out == ("unwound\nleft\n" if how == "session" else "unwound\n")
+    assert "unwound too\n" in errors
+
+
+def test_a_script_does_not_wait_for_a_cancelled_call_that_does_not_end(daemon: Daemon, fifos: list[Fifo]) -> None:
+    source = """
+import sys, plover
+plover.connect(sys.argv[1])
+@plover.gpu_function
+def stays(path):
+    open(path, "w").write("begun\\n")
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            pass
+future = stays.submit(sys.argv[2])
+open(sys.argv[2]).readline()
+future.cancel()
+"""
+    with script(source, daemon.address, fifos[0].path) as running:
+        assert running.wait()[0] == 0, running.stderr()
 
 
 @pytest.mark.parametrize("devices", ["simulated:1", "simulated:2"])

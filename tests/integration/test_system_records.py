@@ -9,7 +9,7 @@ import pytest
 
 import plover
 from plover import gpu_function
-from tests.support.daemons import PATIENCE_S, Fifo
+from tests.support.daemons import PATIENCE_S, Daemon, Fifo, script
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -114,3 +114,73 @@ def test_a_flood_of_records_is_bounded(caplog: pytest.LogCaptureFixture) -> None
     assert future.receipt is not None
     assert 100 < len(future.receipt.records) < 200  # 10 MiB
     assert telling(1) == 1
+
+
+_WARNS = """
+import sys, warnings
+import plover
+plover.connect(sys.argv[1])
+
+def warns():
+    import warnings
+    for _ in range(2):
+        warnings.warn("old", DeprecationWarning)
+    warnings.warn("not yet", PendingDeprecationWarning)
+    warnings.warn("mind", RuntimeWarning)
+    exec("import warnings; warnings.warn('of a library', DeprecationWarning)", {"__name__": "library"})
+
+remote = plover.gpu_function(warns)
+print("--- a call", file=sys.stderr, flush=True)
+for call in (remote, warns)[:: int(sys.argv[2])]:
+    call()
+    print("--- again", file=sys.stderr, flush=True)
+for action in ("always", "ignore", "once"):
+    for call in (warns, remote):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter(action)
+            call()
+        print(action, [(each.category.__name__, str(each.message), each.lineno) for each in caught])
+"""
+
+
+@pytest.mark.parametrize("order", ["1", "-1"])
+def test_a_scripts_own_warnings_are_filtered_as_if_it_had_called_its_function_itself(
+    daemon: Daemon, order: str
+) -> None:
+    """Whichever of both is called first warns, by Python's own default filters, and the other one not again."""
+    with script(_WARNS, daemon.address, order, environment={"PYTHONWARNINGS": ""}) as running:
+        status, out = running.wait()
+        assert status == 0, running.stderr()
+        lines = running.stderr().splitlines()
+    lines = lines[lines.index("--- a call") :]
+    path = running.path
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "--- a call",
+        f"{path}:9: DeprecationWarning: old",
+        f"{path}:11: RuntimeWarning: mind",
+        "--- again",
+        "--- again",
+    ]
+    told = out.splitlines()
+    for here, there in zip(told[::2], told[1::2], strict=True):
+        assert here == there
+    assert told[0].count("'old'") == 2
+
+
+def test_a_filter_that_makes_errors_shows_the_warning_and_the_call_goes_on(
+    daemon: Daemon,
+) -> None:
+    source = """
+import sys, warnings
+import plover
+plover.connect(sys.argv[1])
+@plover.gpu_function
+def warns():
+    import warnings
+    warnings.warn("mind", RuntimeWarning)
+    return "went on"
+print(warns())
+"""
+    with script(source, daemon.address) as running:  # it has PYTHONWARNINGS=error
+        assert running.wait() == (0, "went on\n")
+        assert f"{running.path}:8: RuntimeWarning: mind" in running.stderr()

@@ -42,7 +42,7 @@ STRANGERS: dict[str, tuple[list[bytes], str, str, str]] = {
     "short": ([b"PL\x01"], "not a message", "WireError", "3 bytes"),
     "cut prefix": ([_frame(_HELLO)[: codec.PREFIX_SIZE - 1]], "not a message", "WireError", "shorter"),
     "truncated": ([_frame(_HELLO)[:-5]], "not a message", "WireError", "truncated"),
-    "long header": ([_prefix(b"", length=codec.HEADER_LIMIT + 1)], "not a message", "WireError", "limit"),
+    "long header": ([_prefix(b"", length=codec.HEADER_LIMIT + 1)], "not a message", "WireError", "damaged"),
     "huge header": ([_prefix(b"", length=2**32 - 1)], "not a message", "WireError", "limit"),
     "version": ([_prefix(b"\x90", version=99)], "not a message", "WireError", "version 99"),
     "no array": ([_prefix(b"\xc0")], "not a message", "WireError", "none of its messages"),

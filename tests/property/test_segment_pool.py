@@ -17,7 +17,7 @@ LIMIT, TENANT_LIMIT, BORROWER_LIMIT = 1 << 20, 600 << 10, 4
 class PoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.pool = Pool(LIMIT, TENANT_LIMIT, BORROWER_LIMIT, idle_s=60.0)
+        self.pool = Pool(LIMIT, TENANT_LIMIT, BORROWER_LIMIT, idle_s=60.0, count_limit=6)
         self.now = 0.0
         self.tenants: dict[int, str] = {}
         self.next_borrower = 1
@@ -183,6 +183,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert segment.holder is None or self.tenants[segment.holder] == segment.tenant
         assert sum(sizes.values()) == self.pool.size_bytes <= LIMIT
         assert all(size <= TENANT_LIMIT for size in sizes.values())
+        assert self.pool.counts()["segments"] <= 6
         for borrower in self.tenants:
             assert sum(each.holder == borrower for each in self.pool) <= BORROWER_LIMIT
 

@@ -372,6 +372,7 @@ class RawPeer:
         self.socket.connect(address)
         self.address = address
         self.incarnation = 0
+        self._heard: list[Sequence[Any]] = []
         self.client = secrets.token_bytes(16)
 
     def __enter__(self) -> RawPeer:
@@ -390,12 +391,14 @@ class RawPeer:
 
     def hear(self) -> Any:
         """The next message that the daemon sends."""
-        return codec.TO_CLIENT.read(self.socket.recv_multipart()).message
+        if not self._heard:
+            self._heard += codec.split(self.socket.recv_multipart(), "daemon")
+        return codec.TO_CLIENT.read(self._heard.pop(0)).message
 
-    def hello(self) -> m.Welcome:
-        """Shake hands as a client."""
+    def hello(self, pid: int = 0, started: int = 0) -> m.Welcome:
+        """Shake hands as a client, of a process that may be another."""
         secret = addresses.read_secret(addresses.socket_path(self.address))
-        self.say(m.Hello(self.client, secret, versions()), 0)
+        self.say(m.Hello(self.client, secret, versions(), pid, started), 0)
         welcome = self.hear()
         assert isinstance(welcome, m.Welcome), welcome
         self.incarnation = welcome.incarnation

@@ -136,13 +136,15 @@ class FakeDaemon:
                 if ready is self._socket:
                     with contextlib.suppress(zmq.Again):
                         while True:
-                            self._take(*self._socket.recv_multipart(zmq.NOBLOCK))
+                            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                            for each in codec.split(frames, "client"):
+                                self._take(peer, *each)
                 else:
                     self._out.recv(4096)
             while self._orders:
                 self._orders.popleft()()
 
-    def _take(self, peer: bytes, *frames: bytes) -> None:
+    def _take(self, peer: bytes, *frames: Any) -> None:
         if peer != self._peer and codec.incarnation(frames) not in (0, self.incarnation):
             return
         incoming = codec.FROM_CLIENT.read(list(frames))
@@ -150,7 +152,7 @@ class FakeDaemon:
         if isinstance(message, m.Hello):
             self.heard.append(message)
             self._peer = peer
-            welcome = m.Welcome(self.incarnation, "default", versions(), 1 << 20, 1 << 20, 1, True)
+            welcome = m.Welcome(self.incarnation, "default", versions(), 1 << 20, 1 << 20, 1)
             self._say(self.refusal or welcome)
             return
         if peer != self._peer:

@@ -24,7 +24,9 @@ from tests.support.daemons import PATIENCE_S, Daemon, RawPeer
 from tests.support.daemons import plover as command
 
 _PROGRAM = """
-import os, sys
+import os, resource, sys
+if {open_files}:
+    resource.setrlimit(resource.RLIMIT_NOFILE, ({open_files}, {open_files}))
 os.environ["XDG_CONFIG_HOME"] = os.path.dirname(sys.argv[2]) + "/host"
 from plover.cli.main import main
 start = ["start", "--devices", "simulated:1", "--state-dir", sys.argv[2], "--bind", sys.argv[1]]
@@ -59,10 +61,12 @@ class Host(Daemon):
     Args:
         port: to listen at; 0 for any.
         listen: the host part of the tcp address.
+        open_files: its limit of descriptors; 0 for this process's own.
     """
 
-    def __init__(self, port: int = 0, listen: str = "127.0.0.1", **options: Any) -> None:
-        super().__init__(program=_PROGRAM.replace("{port}", str(port)).replace("{listen}", listen), **options)
+    def __init__(self, port: int = 0, listen: str = "127.0.0.1", open_files: int = 0, **options: Any) -> None:
+        program = _PROGRAM.replace("{port}", str(port)).replace("{listen}", listen)
+        super().__init__(program=program.replace("{open_files}", str(open_files)), **options)
         self.configuration = self.mark.directory / "host"
         self.tcp = self.ready_line.rstrip().rpartition(" ")[2]
         self.port = int(self.tcp.rpartition(":")[2])
@@ -136,11 +140,11 @@ class RawGuest(RawPeer):
         with _claiming(routing_id):
             curve.connect(self.socket, host.tcp, server=server, public=public, secret=own)
 
-    def hello(self) -> m.Welcome:
-        """Shake hands as a guest."""
+    def hello(self, pid: int = 0, started: int = 0) -> m.Welcome:
+        """Shake hands as a guest, of a process that may be another."""
         from plover.versions import versions
 
-        self.say(m.Hello(self.client, self._secret, versions()), 0)
+        self.say(m.Hello(self.client, self._secret, versions(), pid, started), 0)
         welcome = self.hear()
         assert isinstance(welcome, m.Welcome), welcome
         self.incarnation = welcome.incarnation

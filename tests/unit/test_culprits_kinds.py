@@ -55,6 +55,14 @@ def script(source: str, **names: Any) -> dict[str, Any]:
     return scope
 
 
+def told_of_result(value: Any) -> str:
+    try:
+        serialize.pack_result("f", value, ())
+    except NotSerializable as error:
+        return str(error)
+    raise AssertionError("it can be sent")
+
+
 def using(value: Any) -> Any:
     return script("def f(): return thing", thing=value)["f"]
 
@@ -175,12 +183,22 @@ class TestKinds:
             assert error.path is not None
             assert error.path.endswith(name) or error.path.endswith(f".{name}"), error.path
             assert remedy in str(error)
+            returned = told_of_result([value])
+            assert returned.startswith("cannot send f → result → [0] → ")
+            kinds = [kind for kind in vars(advice).values() if isinstance(kind, advice.Kind)]
+            assert any(returned.endswith(f". {kind.returned}.") for kind in kinds if remedy in f"{kind}")
         finally:
             sys.modules.pop("made_by_hand", None)
             if hasattr(value, "close"):
                 value.close()
             if isinstance(value, subprocess.Popen):
                 value.wait()
+
+    def test_no_result_is_to_be_passed_or_created_inside(self) -> None:
+        for kind in vars(advice).values():
+            if isinstance(kind, advice.Kind):
+                assert "Pass" not in kind.returned
+                assert "reate it inside" not in kind.returned
 
     def test_every_kind_has_its_test(self) -> None:
         said = {kind.remedy for kind in vars(advice).values() if isinstance(kind, advice.Kind)}

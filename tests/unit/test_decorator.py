@@ -17,6 +17,7 @@ import pytest
 from plover import context, gpu_function, kernels, serialize
 from plover.client.futures import Future
 from plover.decorator import GpuFunction, GpuKernel
+from plover.remote import CallRequest
 from plover.wire.messages import CallOptions, Receipt
 from tests.support.preconditions import needs_module
 
@@ -31,12 +32,11 @@ class FakeSession:
         self.sent: list[tuple[Any, Any, Any, CallOptions, bool]] = []
         self._answer = answer
 
-    def send(
-        self, payload: Any, args: Any, kwargs: Any, options: CallOptions, *, waits: bool, finish: Any = None
-    ) -> Future:
-        self.sent.append((payload, args, kwargs, options, waits))
+    def send(self, request: CallRequest, /) -> Future:
+        payload, args, kwargs = request.payload, request.args, request.kwargs
+        self.sent.append((payload, args, kwargs, request.options, request.waits))
         future = Future(f"c-{len(self.sent)}")
-        future._finish = finish
+        future._finish = request.finish
         if self._answer is not None:
             value = self._answer(payload, args, kwargs)
         else:

@@ -111,9 +111,11 @@ def test_a_guest_sees_its_own_tenants_part_of_the_status() -> None:
             "nests": [{"nest": 1, "tenant": "alice"}, {"nest": 2, "tenant": "bob"}],
             "workers": [{"worker": 1, "nest": 1}, {"worker": 2, "nest": 2}],
             "queued": {"alice": 1, "bob": 5},
+            "clients": [{"client": "aa", "tenant": "alice"}, {"client": "bb", "tenant": "bob"}],
         },
     }
     seen = json.loads(guests.status_for("alice", json.dumps(document).encode()))
+    assert seen["scheduler"]["clients"] == [{"client": "aa", "tenant": "alice"}]
     assert "bob" not in json.dumps(seen)
     assert seen["pids"] == {"1": 100}
     assert seen["refused_messages"] == {}

@@ -17,6 +17,7 @@ from plover.errors import CallCancelled, DaemonLost, WorkerLost
 from plover.exceptions import pack_exception
 from plover.several import SeveralDaemons
 from plover.wire.messages import HostDevices, Receipt, Versions, Welcome
+from plover.wire.records import Warned
 from tests.support.preconditions import needs_module
 
 cuda = needs_module("numba.cuda")
@@ -30,7 +31,6 @@ WELCOME = Welcome(
     1,
     1,
     42,
-    False,
     (HostDevices("cuda", "H100", 2), HostDevices("cuda", "A100", 1)),
 )
 
@@ -41,14 +41,20 @@ class FakeConnection:
     address = "ipc:///run/d.sock"
     client = b"\1" * 16
 
-    def __init__(self, stage: Stage = "sent", pending: int = 0, ended: Exception | None = None) -> None:
+    def __init__(
+        self, stage: Stage = "sent", pending: int = 0, ended: Exception | None = None, broken: bool = False
+    ) -> None:
         self._stage, self.pending, self.ended, self.welcome = stage, pending, ended, WELCOME
+        self.in_order = ended is None and not broken
 
     def stage(self, submission: int) -> Stage:
         assert submission == 3
         return self._stage
 
     def cancel(self, submission: int) -> None:
+        pass
+
+    def attend(self) -> None:
         pass
 
 
@@ -143,10 +149,14 @@ class TestFutures:
         assert repr(future) == "<future, call c-1: waiting to be sent for 1.50 s>"
         assert _Table(future._repr_html_()).title == "future"
 
-    def test_none_says_that_it_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        future = made(monkeypatch, FakeConnection("begun"))
+    @pytest.mark.parametrize(("stage", "runs"), [("unsent", False), ("sent", False), ("begun", True)])
+    def test_one_says_that_it_runs_as_its_line_does(
+        self, monkeypatch: pytest.MonkeyPatch, stage: Stage, runs: bool
+    ) -> None:
+        future = made(monkeypatch, FakeConnection(stage))
+        assert future.running() is (": running for" in repr(future)) is runs
+        assert future.cancel()
         assert not future.running()
-        assert future.cancel()  # which is what running() would deny
 
 
 class TestSessions:
@@ -183,16 +193,29 @@ class TestSessions:
         lost._connection = FakeConnection(ended=DaemonLost("gone"))  # type: ignore[assignment]
         assert repr(lost) == "<session with ipc:///run/d.sock: lost (DaemonLost); the next call connects again>"
 
+    def test_one_whose_daemon_does_not_answer(self) -> None:
+        broken = session.Session()
+        broken._connection = FakeConnection(broken=True)  # type: ignore[assignment]
+        assert repr(broken) == "<session with ipc:///run/d.sock: no answer; it is being looked for>"
+
     def test_one_with_several_daemons(self) -> None:
-        several = SeveralDaemons(["ipc:///a.sock", "ipc:///b.sock", "ipc:///c.sock"])
+        several = SeveralDaemons([f"ipc:///{letter}.sock" for letter in "abcde"])
         several._members[1].session._connection = FakeConnection(pending=3)  # type: ignore[assignment]
         several._members[2].away = DaemonLost("gone")
+        several._members[3].session._connection = FakeConnection(ended=DaemonLost("gone"))  # type: ignore[assignment]
+        several._members[4].session._connection = FakeConnection(broken=True)  # type: ignore[assignment]
+        assert repr(several) == (
+            "<session with 5 daemons: ipc:///a.sock (no connection yet), ipc:///b.sock (3 pending), ipc:///c.sock (away), "
+            "ipc:///d.sock (lost (DaemonLost)), ipc:///e.sock (no answer)>"
+        )
         table = _Table(several._repr_html_())
-        assert table.title == "session with 3 daemons"
+        assert table.title == "session with 5 daemons"
         assert table.rows == {
             "ipc:///a.sock": "no connection yet",
             "ipc:///b.sock": "2 x H100 (cuda), 1 x A100 (cuda), 3 calls pending",
             "ipc:///c.sock": "away",
+            "ipc:///d.sock": "lost (DaemonLost); the next call connects again",
+            "ipc:///e.sock": "no answer; it is being looked for",
         }
 
     def test_a_host_without_devices(self) -> None:
@@ -268,6 +291,19 @@ class TestFunctions:
 
 
 class TestReceipts:
+    def test_a_line_has_every_fact(self) -> None:
+        assert repr(RECEIPT) == (
+            "Receipt(queue_s=None, transfer_s=None, load_s=None, run_s=0.0012, worker='worker 1', devices=('simulated:0',), "
+            "attempt=1, warm=None, simulated=True, stdout=None, stderr=None, records=())"
+        )
+
+    def test_what_was_captured_is_cut_and_said_to_be(self) -> None:
+        warned = Warned(("builtins", "UserWarning"), "w" * 1_000_000, "f.py", 1)
+        line = repr(Receipt(stdout="o" * 1_200_000, stderr="e" * 60, records=(warned, warned)))
+        assert f"stdout='{'o' * 60}'… (1,200,000 characters)" in line
+        assert f"stderr='{'e' * 60}'," in line
+        assert line.endswith("records=2 of them)")
+
     def test_one(self) -> None:
         receipt = Receipt(
             queue_s=0.0000021, load_s=0.0123, run_s=2.5, worker="worker 1", devices=("simulated:0",), attempt=2,

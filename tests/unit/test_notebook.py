@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 import pytest
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 import plover
@@ -36,6 +37,8 @@ def test_the_line(line: str, cell: Cell) -> None:
     [
         ("--speed 9", "has no option --speed; it is used as: %%gpu"),
         ("--timeout", "--timeout needs a value"),
+        ("--timeout soon", "--timeout needs a number, not 'soon': %%gpu"),
+        ("'x", "No closing quotation: %%gpu"),
         ("x.y", "'x.y' is not the name of a variable"),
         ("x -> 2", "'2' is not the name of a variable"),
     ],
@@ -95,7 +98,7 @@ class TestInIPython:
 
     def test_a_name_that_is_not_there(self, shell: Any) -> None:
         done = shell.run_cell("%%gpu missing\n1")
-        assert isinstance(done.error_in_exec, NameError)
+        assert isinstance(done.error_in_exec, UsageError)
         assert "'missing' is not defined here, so it cannot go to the worker" in str(done.error_in_exec)
 
     def test_what_the_cell_raises(self, shell: Any) -> None:

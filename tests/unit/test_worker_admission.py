@@ -77,4 +77,4 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
     finally:
         sys.meta_path[:] = finders
     assert type(error) is PloverError
-    assert str(error).startswith("the worker cannot keep your modules on disk: ")
+    assert str(error).startswith(f"the worker cannot keep your modules in {tmp_path / 'file'}")

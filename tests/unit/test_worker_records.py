@@ -103,14 +103,21 @@ def test_a_message_that_its_arguments_do_not_fit_fails_nothing(
     assert "--- Logging error ---" in capsys.readouterr().err
 
 
-def test_warnings_once_a_place_and_anew_in_each_call(taken: Taken) -> None:
+def test_a_warning_comes_with_its_module_each_time_it_is_raised_up_to_a_limit(taken: Taken) -> None:
     def warn() -> None:
-        warnings.warn("mind the gap", RuntimeWarning, stacklevel=1)
+        warnings.warn("mind the gap", PendingDeprecationWarning, stacklevel=1)
 
-    for _ in range(3):
+    for _ in range(103):
         warn()
-    (record,) = taken()
-    assert record == Warned(("builtins", "RuntimeWarning"), "mind the gap", __file__, warn.__code__.co_firstlineno + 1)
+    found = taken()
+    line = warn.__code__.co_firstlineno + 1
+    expected = Warned(("builtins", "PendingDeprecationWarning"), "mind the gap", __file__, line, __name__)
+    assert found == [expected] * 100
+
+
+def test_a_warning_that_names_no_running_code_has_no_module(taken: Taken) -> None:
+    warnings.warn_explicit("from elsewhere", UserWarning, "elsewhere.py", 7)
+    assert taken() == [Warned(("builtins", "UserWarning"), "from elsewhere", "elsewhere.py", 7)]
 
 
 def test_a_warning_for_a_file_goes_there(taken: Taken) -> None:

@@ -107,14 +107,21 @@ class ProcessLauncher:
         directory: for the zygotes' socket and, unless the environment says otherwise, the compilers' caches.
         python: the interpreter of the nests.
         cwd: their working directory, None for this process's own.
+        open_files: their soft limit of descriptors, None for this process's own.
     """
 
     def __init__(
-        self, directory: Path, *, python: str = sys.executable, cwd: str | os.PathLike[str] | None = None
+        self,
+        directory: Path,
+        *,
+        python: str = sys.executable,
+        cwd: str | os.PathLike[str] | None = None,
+        open_files: int | None = None,
     ) -> None:
         self._directory = directory
         self._python = python
         self._cwd = cwd
+        self._open_files = open_files
         self._zygotes = Zygotes(directory)
         self._processes: dict[int, _Process] = {}  # of nests whose first process has not been reaped
         self._marks: dict[int, str] = {}  # of nests whose end has not been told
@@ -132,27 +139,37 @@ class ProcessLauncher:
         mark = self._marks[spec.nest] = secrets.token_hex(16)
         spec = msgspec.structs.replace(spec, cache_directory=str(self._caches(spec) / "bundles"))
         token = self._zygotes.open_nest(spec, lambda: self._kill(spec.nest))
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(read_fd, False)
         try:
-            popen = subprocess.Popen(  # the operator's own Python
-                [self._python, "-P", "-c", _BOOTSTRAP, *_import_roots()],
-                stdin=subprocess.DEVNULL,
-                stdout=write_fd,
-                stderr=write_fd,
-                cwd=self._cwd,
-                env=self._environment(spec, token, mark),
-                start_new_session=True,  # a terminal's Ctrl-C and hang-up are the daemon's business
-            )
+            process = self._processes[spec.nest] = self._start(self._environment(spec, token, mark), mark)
         except (OSError, ValueError) as error:
-            os.close(read_fd)
             self._zygotes.process_ended(spec.nest, f"its Python could not be started: {error}")
             return
-        finally:
-            os.close(write_fd)
-        process = self._processes[spec.nest] = _Process(popen, read_fd, mark)
         self._zygotes.watcher.watch(process.output_fd, lambda: self._read(process))
         self._zygotes.watcher.watch(process.pidfd, lambda: self._process_ended(spec.nest))
+
+    def _start(self, environment: dict[str, str], mark: str) -> _Process:
+        """A process, or nothing that is left of one."""
+        with contextlib.ExitStack() as undo:
+            read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, read_fd)
+            os.set_blocking(read_fd, False)
+            try:
+                popen = subprocess.Popen(  # the operator's own Python
+                    [self._python, "-P", "-c", _BOOTSTRAP, *_import_roots()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=write_fd,
+                    stderr=write_fd,
+                    cwd=self._cwd,
+                    env=environment,
+                    start_new_session=True,  # a terminal's Ctrl-C and hang-up are the daemon's business
+                )
+            finally:
+                os.close(write_fd)
+            undo.callback(popen.wait)
+            undo.callback(popen.kill)
+            process = _Process(popen, read_fd, mark)
+            undo.pop_all()
+        return process
 
     def stop_nest(self, nest: int) -> None:
         """End a nest and everything in it."""
@@ -231,6 +248,8 @@ class ProcessLauncher:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the driver's order is another, where devices are named by number
             "CUDA_VISIBLE_DEVICES": ",".join(spec.devices) if spec.device_kind == "cuda" else "",
         }
+        if self._open_files is not None:
+            environment["PLOVER_OPEN_FILES"] = str(self._open_files)
         caches = self._caches(spec)
         for name, folder in (("CUPY_CACHE_DIR", "cupy"), ("NUMBA_CACHE_DIR", "numba"), ("CUDA_CACHE_PATH", "cuda")):
             if name not in environment:
@@ -265,16 +284,22 @@ class ProcessLauncher:
     def _swept(self, sweep: _Sweep) -> bool:
         """Whether nothing is left of a nest; kills what is. Each death wakes `news`, which asks again."""
         if not sweep.pidfds:
-            for pid in _marked_children(sweep.mark):
-                pidfd = os.pidfd_open(pid)  # a child that nobody has reaped: the pid is its own
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                sweep.pidfds.add(pidfd)
-                self._zygotes.watcher.watch(pidfd, functools.partial(self._leftover_died, sweep, pidfd))
+            try:
+                self._kill_leftovers(sweep)
+            except OSError:  # no descriptor is left: once more at the deadline
+                return sweep.deadline <= time.monotonic()
         if sweep.pidfds and sweep.deadline > time.monotonic():
             return False
         for pidfd in list(sweep.pidfds):
             self._leftover_died(sweep, pidfd)
         return True
+
+    def _kill_leftovers(self, sweep: _Sweep) -> None:
+        for pid in _marked_children(sweep.mark):
+            pidfd = os.pidfd_open(pid)  # a child that nobody has reaped: the pid is its own
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            sweep.pidfds.add(pidfd)
+            self._zygotes.watcher.watch(pidfd, functools.partial(self._leftover_died, sweep, pidfd))
 
     def _leftover_died(self, sweep: _Sweep, pidfd: int) -> None:
         self._zygotes.watcher.unwatch(pidfd)

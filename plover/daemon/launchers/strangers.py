@@ -71,7 +71,7 @@ class Strangers:
         self._path.unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        with contextlib.suppress(OSError):  # it has gone, or no descriptor is left: then it waits for one
             stranger, _ = self._listener.accept()
             stranger.setblocking(False)
             if len(self) >= LIMIT:

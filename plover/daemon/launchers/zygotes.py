@@ -74,12 +74,14 @@ class Zygotes:
     # -- commands, as in `Launcher` ------------------------------------------------------------------------------------
 
     def stop_nest(self, nest: int) -> None:
-        """End a nest: by EndNest where its zygote listens, by a kill where it does not (yet)."""
+        """End a nest: by EndNest where its zygote listens, by a kill where it does not (yet), or owes a worker."""
         stopping = self._nests.find(nest)
         if stopping is None:
             return
         self._nests.begin_end(stopping, "it was stopped")
-        if not stopping.prepared or not self._send(stopping, m.EndNest()):
+        workers = [self._nests.find_worker(number) for number in stopping.workers]
+        owes = any(worker is not None and worker.pidfd < 0 for worker in workers)
+        if not stopping.prepared or owes or not self._send(stopping, m.EndNest()):
             self._nests.kill(stopping)
 
     def start_worker(self, spec: WorkerSpec) -> None:

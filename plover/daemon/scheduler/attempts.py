@@ -191,7 +191,7 @@ class Attempts:
         assert worker is not None
         run_s = self._take_back(call, worker, now)
         worker.calls_done += 1
-        self._settle(call, run_s)
+        self._settle(call, run_s, event.run_s)
         if call.ending is not None:
             self._end_stopped(call, "kill" if worker.state == "draining" else "interrupt", now)
         elif event.status == "interrupted":
@@ -211,8 +211,8 @@ class Attempts:
         worker.finished_at = now
         return run_s
 
-    def _settle(self, call: Call, run_s: float | None) -> None:
-        if self._queues.settle(call, run_s):
+    def _settle(self, call: Call, run_s: float | None, said_s: float | None = None) -> None:
+        if self._queues.settle(call, run_s, said_s):
             self._world.seek(call.flow.demand)
 
     def _after(self, worker: Worker, now: float) -> None:

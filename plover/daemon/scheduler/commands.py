@@ -30,11 +30,18 @@ class Lost(msgspec.Struct, frozen=True):
     unwell: str = ""
 
 
+Workers = Literal["busy", "starting", "failing"]
+
+
 class TimedOut(msgspec.Struct, frozen=True):
-    """The call waited (`queue`) or ran (`run`) longer than it was allowed to."""
+    """The call waited (`queue`) or ran (`run`) longer than it was allowed to. What it waited for: workers that were `busy`
+    with others, one that was still `starting`, or one that had been `failing` to start, as `failure` says.
+    """
 
     phase: Literal["queue", "run"]
     limit_s: float
+    workers: Workers = "busy"
+    failure: str = ""
 
 
 class Cancelled(msgspec.Struct, frozen=True):

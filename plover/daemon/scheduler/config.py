@@ -30,7 +30,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every number that bounds the scheduler."""
 
     queued_calls_per_tenant: int = 10_000
-    dispatched_per_worker: int = 16
+    dispatched_per_worker: int = 64
     prefetch_s: float = 0.002
     functions_known_per_worker: int = 256
     client_lease_s: float = 30.0

@@ -104,7 +104,8 @@ class WorkerReady(Event, frozen=True, kw_only=True):
 
 class CallFinished(Event, frozen=True, kw_only=True):
     """A worker ended an attempt. `interrupted`: it ended because it was told to stop; the rest is an outcome of the
-    user's function (a value or an exception, which the scheduler does not tell apart but for the books).
+    user's function (a value or an exception, which the scheduler does not tell apart but for the books). `run_s` is how long
+    the worker says that it ran.
     """
 
     worker: int
@@ -112,6 +113,7 @@ class CallFinished(Event, frozen=True, kw_only=True):
     attempt: int
     status: Literal["succeeded", "failed", "interrupted"]
     size_bytes: int = 0
+    run_s: float | None = None
 
 
 class PayloadMissed(Event, frozen=True, kw_only=True):

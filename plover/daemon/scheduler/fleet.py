@@ -255,11 +255,10 @@ class Fleet:
         """A worker did not start, did not leave, or did not die in time."""
         worker.timer = None
         if worker.state == "starting":
+            # With its nest: a zygote that does not fork, or whose worker hangs in a driver, would fail the next one, too.
             reason = f"worker {worker.number} was not ready within {self._world.limits.worker_start_s:g} s"
-            move_worker(worker, "start_timed_out")
-            self._set_coming(worker.nest, False)
+            self.stop_nest(worker.nest, reason, now)
             self._start_failed(worker.nest, reason, now)
-            self.kill(worker, reason, now)
         elif worker.state == "ready":
             pass  # it was busy when this was armed
         elif worker.state == "busy":

@@ -116,7 +116,7 @@ def _check_queues(scheduler: Scheduler) -> None:
 
 def _check_short(flow: Flow, limits: Limits) -> None:
     if flow.is_short:
-        assert flow.estimate_s == flow.expected_s, f"{flow!r} is expected to run {flow.expected_s} s"
+        assert flow.pace_s == flow.expected_s, f"{flow!r} is expected to run {flow.expected_s} s"
         assert flow.peak_s <= limits.prefetch_s, f"{flow!r} counts as short, but had a run of {flow.peak_s} s"
 
 

@@ -45,6 +45,7 @@ from plover.daemon.scheduler.state import (
     Worker,
     World,
 )
+from plover.suits import suits
 
 OVER_RUN_S = 2.0  # some times what a new nest costs (0.6 s to its imports, measured); cf. the over-run of MQFQ-Sticky
 
@@ -67,12 +68,9 @@ class Placement:
         if known is not None:
             return known
         gpu, require_gpu = key[2], key[3]
-        only_cuda = gpu is not None or require_gpu
-        model = "" if gpu is None else gpu.model.lower()
+        model = None if gpu is None else gpu.model
         classes = tuple(
-            each
-            for each in self._world.classes.values()
-            if (each.kind == "cuda" or not only_cuda) and model in each.model.lower()
+            each for each in self._world.classes.values() if suits(each.kind, each.model, model, require_gpu)
         )
         demand = Demand(key=key, count=1 if gpu is None else gpu.count, classes=classes)
         demand.refusal = self._refusal(demand)

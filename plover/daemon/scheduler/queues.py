@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from plover.bundles.format import BundleSet
+from plover.daemon.scheduler.commands import Workers
 from plover.daemon.scheduler.state import LONG_S, Call, Demand, DemandKey, DeviceClass, Flow, FlowKey, Shape, World
 
 UNKNOWN_RUN_S = 1.0  # the estimate for a function that was never measured
@@ -28,6 +29,7 @@ RANKED_WITHIN_S = 0.2
 # after 2 s after 66. That is over in some milliseconds for a flow that was only loading, and hardly ever comes for one of
 # which each tenth call is long (0.9 ** 44 = 0.01). The daemon's own hiccups of 3 ms on a crowded machine fade in 4.
 PEAK_FADES = 0.9
+SMALLEST_PACE_S = 3e-5  # what a worker does for a call that does nothing, as measured
 IDLE_FLOWS_REMEMBERED = 1024  # beyond: the estimates of the longest unused are forgotten
 
 
@@ -141,8 +143,10 @@ class FairQueues:
         else:
             del self.queued[tenant]
 
-    def settle(self, call: Call, run_s: float | None) -> bool:
-        """Put the charge of a sent call right: it ran for `run_s`, or never began (None).
+    def settle(self, call: Call, run_s: float | None, said_s: float | None = None) -> bool:
+        """Put the charge of a sent call right: it ran for `run_s`, or never began (None). What its worker says (`said_s`) is
+        nearer to the truth, which for a short call is a small part of what is measured here; but nobody is charged by his own
+        word: it decides only what may be sent behind the next one.
 
         Returns whether the flow's place in line changed so much that its demand must be ranked anew.
         """
@@ -153,10 +157,11 @@ class FairQueues:
         else:
             if run_s < SMALLEST_RUN_S:
                 run_s = SMALLEST_RUN_S
-            known_s, peak_s = flow.estimate_s, flow.peak_s * PEAK_FADES
-            flow.estimate_s = known_s = run_s if known_s is None else known_s + _WEIGHT * (run_s - known_s)
-            flow.peak_s = peak_s = run_s if run_s > peak_s else peak_s
-            flow.expected_s = known_s if peak_s <= self._world.limits.prefetch_s else LONG_S
+            known_s = flow.estimate_s
+            flow.estimate_s = run_s if known_s is None else known_s + _WEIGHT * (run_s - known_s)
+            self._pace(
+                flow, run_s if said_s is None or said_s > run_s else max(said_s, SMALLEST_PACE_S), known_s is None
+            )
             spent = run_s * demand.count
         correction = spent - call.charge
         call.charge = 0.0
@@ -171,6 +176,22 @@ class FairQueues:
             demand.flows.push(flow.start, self._world.next_number(), flow)
             return bool(demand.rank) and not is_ranked_right(demand, flow.start)
         return False
+
+    def _pace(self, flow: Flow, run_s: float, is_first: bool) -> None:
+        peak_s = flow.peak_s * PEAK_FADES
+        flow.peak_s = peak_s = run_s if run_s > peak_s else peak_s
+        flow.pace_s = run_s if is_first else flow.pace_s + _WEIGHT * (run_s - flow.pace_s)
+        flow.expected_s = flow.pace_s if peak_s <= self._world.limits.prefetch_s else LONG_S
+
+    def obstacle(self, demand: Demand) -> tuple[Workers, str]:
+        """Why a call of this demand waits: for whom, and what failed last. Linear: for rare events only."""
+        workers = [each for each in self._world.workers.values() if each.nest.pool in demand.pools]
+        if any(worker.state == "busy" for worker in workers):
+            return "busy", ""
+        if demand.starting or demand.claims:
+            return "starting", ""
+        failures = [each.last_failure for kind in demand.classes for each in kind.devices if each.state == "suspect"]
+        return ("failing", failures[-1]) if failures else ("busy", "")
 
     def distrust(self, flow: Flow) -> None:
         """A call of this flow killed its worker: whatever stands behind the next one is in danger."""

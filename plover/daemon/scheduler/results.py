@@ -8,7 +8,15 @@ it off its worker already.
 
 from __future__ import annotations
 
-from plover.daemon.scheduler.commands import Outcome, Refused, ReleaseArguments, ReleaseCall, SendOutcome, TellUnknown
+from plover.daemon.scheduler.commands import (
+    Outcome,
+    Refused,
+    ReleaseArguments,
+    ReleaseCall,
+    SendOutcome,
+    TellUnknown,
+    TimedOut,
+)
 from plover.daemon.scheduler.events import CallSubmitted, ResultsAcknowledged, ResultsWanted
 from plover.daemon.scheduler.queues import FairQueues
 from plover.daemon.scheduler.state import UNFINISHED, Call, Client, World
@@ -103,6 +111,9 @@ class Results:
         was_queued = call.state == "queued"
         move_call(call, reason)
         if was_queued:
+            if reason == "waited_too_long":
+                assert isinstance(outcome, TimedOut)
+                outcome = TimedOut(outcome.phase, outcome.limit_s, *self._queues.obstacle(call.flow.demand))
             self._queues.remove(call)
         timer = call.timer
         if timer is not None:

@@ -6,11 +6,15 @@ there is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from plover.daemon.scheduler.events import DeviceKind
 from plover.daemon.scheduler.state import (
+    UNFINISHED,
     CallState,
+    ClientState,
     DeviceState,
     NestState,
     Phase,
@@ -54,6 +58,16 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     calls_done: int
 
 
+class ClientView(msgspec.Struct, frozen=True, kw_only=True):
+    """A client with unfinished calls, and when it was heard of last, on the scheduler's clock."""
+
+    client: str
+    tenant: str
+    state: ClientState
+    seen_at: float
+    calls: int
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The whole scheduler at one moment.
 
@@ -71,6 +85,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     ignored: int
     clients_present: int
     clients_absent: int
+    clients: tuple[ClientView, ...]
     held_results: int
     held_bytes: int
     draining: bool
@@ -126,8 +141,22 @@ def take(world: World, queued: dict[str, int]) -> Snapshot:
         ignored=world.ignored,
         clients_present=present,
         clients_absent=len(world.clients) - present,
+        clients=tuple(_clients(world)),
         held_results=len(world.held),
         held_bytes=world.held_bytes,
         draining=world.phase != "running",
         phase=world.phase,
     )
+
+
+def _clients(world: World) -> Iterator[ClientView]:
+    for client in world.clients.values():
+        calls = sum(call.state in UNFINISHED for call in client.calls.values())
+        if calls:
+            yield ClientView(
+                client=client.id[:6].hex(),
+                tenant=client.tenant,
+                state=client.state,
+                seen_at=client.seen_at,
+                calls=calls,
+            )

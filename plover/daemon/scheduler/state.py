@@ -103,8 +103,9 @@ class Flow(msgspec.Struct, eq=False):
     waiting: int = 0  # how many are queued
     running: int = 0  # how many are dispatched
     estimate_s: float | None = None  # moving average of measured runs
-    peak_s: float = 0.0  # the longest of them, fading with each that follows; see PEAK_FADES
-    expected_s: float = LONG_S  # the estimate while it is known to be short (peak_s <= prefetch_s), else LONG_S
+    peak_s: float = 0.0  # the longest run, as the worker says, fading with each that follows; see PEAK_FADES
+    pace_s: float = 0.0  # moving average of the runs as the worker says, if it does
+    expected_s: float = LONG_S  # the pace while it is known to be short (peak_s <= prefetch_s), else LONG_S
     rank: int = 0  # the entry in demand.flows: not 0 iff waiting > 0
 
     @property

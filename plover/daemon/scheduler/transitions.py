@@ -63,8 +63,9 @@ TABLE: tuple[Transition, ...] = (
     Transition("call", "dispatched", "faulted", "lost", "an illegal transition, in production"),
     # -- worker
     Transition("worker", "starting", "opened", "ready", "`WorkerReady`"),
-    Transition("worker", "starting", "start_timed_out", "draining", "no `WorkerReady` within `worker_start_s`: killed"),
-    Transition("worker", "starting", "nest_stopped", "draining", "its nest is being stopped"),
+    Transition(
+        "worker", "starting", "nest_stopped", "draining", "its nest is being stopped; also for its taking too long"
+    ),
     Transition("worker", "starting", "died", "gone", "`WorkerGone` or `NestGone`: a failed start"),
     Transition("worker", "ready", "given_work", "busy", "a first call was sent to it"),
     Transition("worker", "ready", "unwell", "draining", "`WorkerUnwell`: device context broken, or modules do not fit"),

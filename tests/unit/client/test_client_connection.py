@@ -18,8 +18,9 @@ from plover.client import connection as connections
 from plover.client import conversation, io_thread, turns
 from plover.client.connection import Connection
 from plover.client.turns import Turn
-from plover.errors import AccessDenied, DaemonLost, DaemonUnreachable, PloverError
+from plover.errors import AccessDenied, CallCancelled, DaemonLost, DaemonUnreachable, PloverError
 from plover.versions import versions
+from plover.wire import codec
 from plover.wire import messages as m
 from tests.support.fake_daemon import PATIENCE_S, FakeDaemon, FakeSession, wait_until
 
@@ -90,6 +91,19 @@ class TestConnecting:
         wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the descriptors")
 
 
+class TestRunning:
+    def test_a_call_runs_once_it_has_written_something(self, session: FakeSession) -> None:
+        session.daemon.held.add("held")
+        future = session.submit("held")
+        session.daemon.wait_for(m.Submit)
+        assert not future.running()
+        session.daemon.say(m.Output(1, 2, b""))
+        wait_until(future.running, "it is known to run")
+        session.daemon.release("held")
+        wait_until(future.done, "it has ended")
+        assert not future.running()
+
+
 class TestAsking:
     def test_an_answer(self, session: FakeSession) -> None:
         assert session.connection.ask(m.AskStatus()) == m.Status(b"{}")
@@ -102,7 +116,24 @@ class TestAsking:
         session.daemon.silent = False
         session.daemon.say(m.Status(b"late"))
         assert session.connection.ask(m.AskStatus()).document in (b"{}", b"late")
-        assert not session.connection._line.talk.replies
+        assert not session.connection._line.talk.questions
+
+    def test_a_question_that_was_lost_with_the_connection_is_asked_again(self, session: FakeSession) -> None:
+        line = session.connection._line
+        session.daemon.silent = True
+
+        def break_it() -> None:
+            session.daemon.wait_for(m.AskStatus)
+            session.daemon.silent = False
+            line.turns.doubtful = True
+            line.want_io()
+
+        breaking = threading.Thread(target=break_it)
+        breaking.start()
+        assert session.connection.ask(m.AskStatus(), PATIENCE_S) == m.Status(b"{}")
+        breaking.join()
+        session.daemon.wait_for(m.AskStatus, 2)
+        assert not line.talk.questions
 
     def test_the_connection_ends_meanwhile(self, session: FakeSession) -> None:
         session.daemon.silent = True
@@ -115,6 +146,16 @@ class TestAsking:
         assert caught.value is not reason
 
 
+class TestCancelling:
+    def test_a_cancelled_call_is_named(self, session: FakeSession) -> None:
+        session.daemon.held.add("held")
+        future = session.submit("held")
+        assert future.cancel()
+        with pytest.raises(CallCancelled, match=rf"^work \({future.call_id}\) was cancelled$"):
+            future.result()
+        session.assert_clean()
+
+
 class TestEnding:
     def test_goodbye(self, session: FakeSession) -> None:
         session.daemon.held.add("never")
@@ -123,7 +164,9 @@ class TestEnding:
         session.daemon.wait_for(m.Goodbye)
         error = future.exception(0)
         assert isinstance(error, DaemonLost)
-        assert str(error) == f"the connection to {session.daemon.address} is closed"
+        assert str(error) == (
+            f"work ({future.call_id}) has no outcome: the connection to {session.daemon.address} is closed"
+        )
         assert error.call_id == future.call_id
         assert (session.connection.usable, session.connection.in_order) == (False, False)
         with pytest.raises(DaemonLost, match="is closed"):
@@ -156,8 +199,9 @@ class TestEnding:
         session.connection.give_up(DaemonLost("the embedded daemon died", address="a"))
         for future in futures:
             error = future.exception(PATIENCE_S)
-            assert (type(error), str(error)) == (DaemonLost, "the embedded daemon died")
-            assert error.call_id == future.call_id  # type: ignore[union-attr]
+            assert isinstance(error, DaemonLost)
+            assert str(error) == f"work ({future.call_id}) has no outcome: the embedded daemon died"
+            assert error.call_id == future.call_id
         assert futures[0].exception() is not futures[1].exception()
 
     def test_a_fault_of_ours_ends_the_calls(self, session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +215,10 @@ class TestEnding:
         monkeypatch.setattr(session.connection._line.talk, "keep_time", broken)
         error = future.exception(PATIENCE_S)
         assert type(error) is PloverError
-        assert str(error) == f"the connection to {session.daemon.address} failed: ZeroDivisionError: a fault"
+        assert str(error) == (
+            f"work ({future.call_id}) has no outcome: "
+            f"the connection to {session.daemon.address} failed: ZeroDivisionError: a fault"
+        )
         wait_until(lambda: io_threads() == 0, "its thread has ended")
 
     def test_the_thread_of_callbacks_ends_too(self, session: FakeSession) -> None:
@@ -194,6 +241,38 @@ class TestGoingOn:
         future = session.submit(1)
         wait_until(future.has_ended, "it has ended")
         session.daemon.wait_for(m.Acknowledge)
+
+    def test_calls_that_nobody_waits_for_are_gathered(
+        self, session: FakeSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session.call("first")
+        sent: list[int] = []
+        link, send = session.connection._line.link, session.connection._line.link.send
+        monkeypatch.setattr(
+            link, "send", lambda frames: (sent.append(len(codec.split(frames, "client"))), send(frames))
+        )
+        monkeypatch.setattr(connections, "GATHER_S", 60.0)
+        futures = [session.submit(number) for number in range(100)]
+        assert sent[0] == 1, "the first one goes at once"
+        assert max(sent) > 20, "many go together"
+        assert [future.result(PATIENCE_S) for future in futures] == list(range(100))
+        assert sum(sent) >= 100
+
+    def test_gathered_calls_go_though_nobody_asks(self, session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "GATHER_S", 60.0)
+        session.call("first")
+        futures = [session.submit(number) for number in range(10)]
+        wait_until(lambda: all(future.has_ended() for future in futures), "all have ended")
+
+    def test_the_turn_comes_back_from_the_io_thread(self, session: FakeSession) -> None:
+        turns = session.connection._line.turns
+        session.daemon.held.add("slow")
+        slow = session.submit("slow")
+        wait_until(lambda: turns.holder is turns.io, "the I/O thread looks after what nobody waits for")
+        assert session.call("quick") == "quick"
+        assert session.call("another") == "another"
+        session.daemon.release("slow")
+        assert slow.result(PATIENCE_S) == "slow"
 
     def test_a_daemon_that_has_forgotten_the_client(self, session: FakeSession) -> None:
         session.daemon.held.add("held")
@@ -256,14 +335,17 @@ class TestGoingOn:
         session.call(0)
         session.assert_clean()
         line = session.connection._line
+        lost = Turn(1, time.monotonic())
         with line.lock:
-            assert line.turns.claim(Turn(1, time.monotonic()), line.link)
+            assert line.turns.claim(lost, line.link)
         assert session.call(1) == 1
         session.connection.close()
         assert io_threads() == 0
-        context, left = io_thread._parked.pop()
-        assert [link.end(0) for link, _ in left] == [None]
-        context.destroy(linger=0)
+        io_thread.close_parked()
+        ((_, context, _),) = io_thread._parked  # somebody may be inside
+        lost.over = True
+        io_thread.close_parked()
+        assert (io_thread._parked, context.closed) == ([], True)
 
     def test_descriptors_and_threads_after_many_reconnections(self, session: FakeSession) -> None:
         session.call(0)

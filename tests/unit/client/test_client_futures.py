@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from plover import serialize
-from plover.client import futures
+from plover.client import ending, futures
 from plover.client.futures import Future
 from plover.errors import CallCancelled, DaemonLost, WorkerLost
 from plover.exceptions import pack_exception
@@ -142,7 +142,7 @@ class TestResults:
         call.deliver(False, [b"no pickle"], RECEIPT)
         error = call.exception()
         assert error is not None
-        assert error.__notes__ == ["The result of call c-1 arrived, but could not be made here."]
+        assert error.__notes__ == ["The result of the call (c-1) arrived, but could not be made here."]
         assert call.exception() is error
 
     def test_what_comes_after_the_end_changes_nothing(self) -> None:
@@ -192,12 +192,32 @@ class TestCancelling:
         call = future(connection)
         assert call.cancel() is True
         assert (call.cancelled(), call.done(), connection.cancelled) == (True, True, [1])
-        with pytest.raises(CallCancelled, match="call c-1 was cancelled") as caught:
+        with pytest.raises(CallCancelled, match=r"the call \(c-1\) was cancelled") as caught:
             call.result()
         assert isinstance(caught.value, concurrent.futures.CancelledError)
         assert (caught.value.call_id, caught.value.tier) == ("c-1", None)
         with pytest.raises(CallCancelled):
             call.exception()
+
+    @pytest.mark.parametrize("ask", [Future.result, Future.exception])
+    def test_who_is_interrupted_while_he_waits_cancels_it(self, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        connection = FakeConnection()
+        call = future(connection)
+
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(connection, "work_for", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ask(call)
+        assert call.cancelled()
+        assert connection.cancelled == [1]
+
+    def test_who_waited_for_long_enough_does_not(self) -> None:
+        connection = FakeConnection()
+        with pytest.raises(TimeoutError):
+            future(connection).result(0)
+        assert connection.cancelled == []
 
     def test_twice_is_still_true_and_told_once(self) -> None:
         connection = FakeConnection()
@@ -442,7 +462,7 @@ class TestLookedAt:
         assert ended == [call]
 
     def test_a_lock_that_was_left_behind_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(futures, "_LEFT_BEHIND_S", 0.01)
+        monkeypatch.setattr(ending, "_LEFT_BEHIND_S", 0.01)
         call = future(FakeConnection())
         call._condition.acquire()
         thread = threading.Thread(target=lambda: call.deliver(False, packed(1), RECEIPT))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from plover.client import connection, conversation, futures, turns
+from plover.client import connection, conversation, ending, io_thread, turns
 from plover.client.unbreakable import Event
 from tests.support.fake_daemon import PATIENCE_S, FakeSession, fake_session, wait_until
 from tests.support.interrupts import Points, interrupted, traced
@@ -42,7 +42,14 @@ def _times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SLICE_S", 3600.0)
     monkeypatch.setattr(conversation, "ACKNOWLEDGE_S", 0.001)
     monkeypatch.setattr(conversation, "PING_S", 0.05)  # with which a cancellation is told that an interrupt cut short
-    monkeypatch.setattr(futures, "_LEFT_BEHIND_S", 0.05)
+    monkeypatch.setattr(ending, "_LEFT_BEHIND_S", 0.05)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_open() -> Iterator[None]:
+    """Whoever was still inside a socket when its connection ended closes it."""
+    yield
+    wait_until(lambda: not io_thread._parked, "what was left behind is closed")
 
 
 # -- what is struck ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from plover import serialize
 from plover.client.futures import Future
-from plover.client.mapping import IN_FLIGHT, map_calls
+from plover.client.mapping import IN_FLIGHT, expected, map_calls
+from plover.errors import NotSerializable
 from plover.exceptions import pack_exception
 from plover.wire.messages import Receipt
 
@@ -25,6 +27,7 @@ class Desk:
         self._eager = eager
 
     def submit(self, *args: Any) -> Future:
+        serialize.pack_arguments("double", args, {})
         self.calls.append((args, Future(f"c-{len(self.calls)}")))
         if self._eager:
             self.end(len(self.calls) - 1)
@@ -39,7 +42,13 @@ class Desk:
             future.deliver(False, serialize.pack(args[0] * 2), Receipt())
 
     def map(self, items: Iterable[Any], **more: Any) -> Iterator[Any]:
-        choices: dict[str, Any] = {"ordered": True, "return_exceptions": False, "in_flight": None, **more}
+        choices: dict[str, Any] = {
+            "ordered": True,
+            "return_exceptions": False,
+            "in_flight": None,
+            "name": "double",
+            **more,
+        }
         return map_calls(self.submit, ((item,) for item in items), **choices)
 
     @property
@@ -128,6 +137,47 @@ def test_exceptions_can_take_their_items_place(ordered: bool) -> None:
 
 
 @both
+def test_what_cannot_be_sent_takes_its_items_place_too(ordered: bool) -> None:
+    desk = Desk(eager=True)
+    items = [threading.Lock(), 1, threading.Lock(), 2]
+    found = list(desk.map(items, ordered=ordered, return_exceptions=True, in_flight=2))
+    assert sorted(each for each in found if isinstance(each, int)) == [2, 4]
+    refused = [each for each in found if isinstance(each, NotSerializable)]
+    assert [each.path for each in refused] == ["double → argument 0 → threading.Lock"] * 2
+    assert len({id(each) for each in refused}) == 2
+    if ordered:
+        assert [type(each) for each in found] == [NotSerializable, int, NotSerializable, int]
+
+
+@both
+def test_what_cannot_be_sent_is_raised_and_cancels_the_rest(ordered: bool) -> None:
+    desk = Desk()
+    with pytest.raises(NotSerializable, match="double"):
+        desk.map([1, 2, threading.Lock()], ordered=ordered)
+    assert desk.cancelled == [0, 1]
+
+
+def test_its_line_says_how_far_it_is() -> None:
+    desk = Desk()
+    items = range(1, 10)
+    results = desk.map(items, in_flight=4, total=expected((items, "abcdefghijk")))
+    assert repr(results) == "<map of double: 0 of 9 done, 0 read>"
+    for number in (0, 1, 3):
+        desk.end(number)
+    assert next(results) == 2
+    assert repr(results) == "<map of double: 3 of 9 done, 1 read>"
+    results.close()  # type: ignore[attr-defined]
+    assert repr(results) == "<map of double: 1 of 9 done, 1 read, closed>"
+
+
+@pytest.mark.parametrize("iterables", [(), (itertools.count(),), ("abc", iter(lambda: 0, 1))])
+def test_the_line_of_one_without_a_known_end(iterables: tuple[Iterable[Any], ...]) -> None:
+    results = Desk(eager=True).map([1, 2], total=expected(iterables))
+    assert list(results) == [2, 4]
+    assert repr(results) == "<map of double: 2 done, 2 read>"
+
+
+@both
 def test_leaving_early_cancels_what_is_pending(ordered: bool) -> None:
     desk = Desk()
     results = desk.map(range(10), ordered=ordered, in_flight=4)
@@ -183,7 +233,7 @@ def test_a_bound_below_one_is_refused(ordered: bool, in_flight: int) -> None:
 
 
 def test_a_progress_bar_counts_what_is_read(capsys: pytest.CaptureFixture[str]) -> None:
-    results = Desk(eager=True).map(range(3), progress="double", total=3)
+    results = Desk(eager=True).map(range(3), progress=True, total=3)
     assert list(results) == [0, 2, 4]
     shown = capsys.readouterr().err
     assert "double" in shown
@@ -192,7 +242,7 @@ def test_a_progress_bar_counts_what_is_read(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_progress_bar_that_is_left_takes_back_what_is_pending(capsys: pytest.CaptureFixture[str]) -> None:
     desk = Desk()
-    results = desk.map(range(5), progress="double")
+    results = desk.map(range(5), progress=True)
     desk.end(0)
     assert next(results) == 0
     del results
@@ -203,4 +253,4 @@ def test_a_progress_bar_that_is_left_takes_back_what_is_pending(capsys: pytest.C
 def test_without_tqdm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match=r"draws with tqdm: pip install 'plover-gpu\[notebook\]'"):
-        Desk().map([1], progress="x")
+        Desk().map([1], progress=True)

@@ -51,8 +51,18 @@ def test_a_warning_is_one_of_this_process(recwarn: pytest.WarningsRecorder) -> N
     warnings.simplefilter("default")
     for _ in range(2):  # once a place
         emit(Warned(("builtins", "RuntimeWarning"), "mind", "/w/f.py", 7))
-    (seen,) = recwarn.list
+        emit(Warned(("builtins", "RuntimeWarning"), "mind", "/w/f.py", 7, "no.such.module"))
+    seen, _ = recwarn.list  # once for each module
     assert (seen.category, str(seen.message), seen.filename, seen.lineno) == (RuntimeWarning, "mind", "/w/f.py", 7)
+
+
+def test_a_warning_of_a_module_counts_with_those_that_it_raises_here(recwarn: pytest.WarningsRecorder) -> None:
+    warnings.simplefilter("default")
+    line = test_a_warning_of_a_module_counts_with_those_that_it_raises_here.__code__.co_firstlineno + 3
+    warnings.warn("the same", RuntimeWarning, stacklevel=1)
+    emit(Warned(("builtins", "RuntimeWarning"), "the same", __file__, line, __name__))
+    emit(Warned(("builtins", "RuntimeWarning"), "another", __file__, line, __name__))
+    assert [str(each.message) for each in recwarn.list] == ["the same", "another"]
 
 
 @pytest.mark.parametrize("category", [("no.such", "Thing"), ("builtins", "int"), ("plover", "NoCapacity")])

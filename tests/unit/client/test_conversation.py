@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from plover.client.conversation import (
     PING_S,
     RECONNECT_S,
     Conversation,
+    Question,
     for_call,
 )
 from plover.client.futures import Future
@@ -38,7 +38,7 @@ from plover.wire import messages as m
 from tests.support.fake_daemon import function
 
 VERSIONS = m.Versions("0.1", "3.11")
-WELCOME = m.Welcome(7, "default", VERSIONS, 100, 100, 1, True)
+WELCOME = m.Welcome(7, "default", VERSIONS, 100, 100, 1)
 RECEIPT = m.Receipt(attempt=1)
 
 
@@ -50,7 +50,7 @@ class FakeLink:
         self.late: list[list[Any]] = []
 
     def send(self, frames: list[Any]) -> None:
-        self.sent.append(codec.FROM_CLIENT.read(frames).message)
+        self.sent += [codec.FROM_CLIENT.read(each).message for each in codec.split(frames, "client")]
 
     def receive(self) -> list[Any]:
         if not self.late:
@@ -87,7 +87,7 @@ class Talk:
     def send(self, now: float = 0.0) -> list[Any]:
         """Send the outbox; returns the messages."""
         while self.talk.outbox:
-            self.talk.send(self.link, self.talk.outbox[0], now)
+            self.talk.send(self.link, [self.talk.outbox[0]], now)
             self.talk.outbox.popleft()
         return self.link.take()
 
@@ -305,11 +305,25 @@ def test_any_other_refusal_ends_the_conversation() -> None:
 def test_answers_to_questions_in_order() -> None:
     talk = Talk()
     talk.hear(m.Status(b"nobody asked"))
-    asked: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue(), queue.SimpleQueue()]
-    talk.talk.replies.extend(asked)
-    talk.hear(m.Status(b"1"))
-    talk.hear(m.Ending(2))
-    assert [each.get_nowait() for each in asked] == [m.Status(b"1"), m.Ending(2)]
+    asked = [Question(m.AskStatus()), Question(m.AskToEnd(drain=True)), Question(m.AskStatus())]
+    talk.talk.questions.extend(asked)
+    for answer in (m.Ending(2), m.Status(b"1"), m.Status(b"3"), m.Ending(4)):
+        talk.hear(answer)
+    assert [each.answer.get_nowait() for each in asked] == [m.Status(b"1"), m.Ending(2), m.Status(b"3")]
+    assert all(each.answer.empty() for each in asked)
+
+
+def test_a_question_is_asked_again_after_a_reconnection_once() -> None:
+    """It, or its answer, may have been lost with the connection: with a daemon that had forgotten the client, it was."""
+    talk = Talk()
+    sent, waiting = m.AskStatus(), m.AskToEnd(True)
+    talk.talk.questions.extend([Question(sent), Question(waiting)])
+    talk.talk.outbox.append(sent)
+    assert talk.send() == [sent]
+    talk.talk.outbox.append(waiting)  # when the connection broke it had not been sent
+    talk.hear(m.Rejected("WireError", "who are you", None, 0))
+    talk.reconnect(1.0)
+    assert talk.send(1.0) == [waiting, sent]
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -414,8 +428,8 @@ def test_what_may_have_been_forgotten_is_lost() -> None:
     error = call.future.exception(0)
     assert isinstance(error, DaemonLost)
     assert str(error) == (
-        "the daemon at ipc:///d.sock knows nothing of call c-1 (any more): it never arrived, or its result was held as long "
-        "as results are held. If it may run twice, let it be tried again with .options(retries=…)"
+        "the call (c-1) has no outcome: the daemon at ipc:///d.sock knows nothing of it (any more): it never arrived, or its "
+        "result was held as long as results are held. If it may run twice, let it be tried again with .options(retries=…)"
     )
     assert (error.call_id, len(talk.talk.calls), talk.send()) == ("c-1", 0, [])
 
@@ -451,7 +465,7 @@ def test_the_daemon_does_not_come_back() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [m.Rejected("AccessDenied", "another secret", None, 0), m.Welcome(8, "default", VERSIONS, 100, 100, 1, True)],
+    [m.Rejected("AccessDenied", "another secret", None, 0), m.Welcome(8, "default", VERSIONS, 100, 100, 1)],
     ids=["another secret", "another incarnation"],
 )
 def test_another_daemon_answers(answer: Any) -> None:
@@ -490,18 +504,18 @@ def test_each_call_has_an_exception_of_its_own() -> None:
     calls = [talk.call(1), talk.call(2)]
     cancelled = talk.call(3)
     cancelled.future.cancel()
-    asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    talk.talk.replies.append(asked)
+    asked = Question(m.AskStatus())
+    talk.talk.questions.append(asked)
     talk.talk.end(reason := DaemonLost("gone", address="a"))
     talk.talk.end_calls()
     errors: list[Any] = [call.future.exception(0) for call in calls]
     assert [(type(error), str(error), error.call_id, error.address) for error in errors] == [
-        (DaemonLost, "gone", "c-1", "a"),
-        (DaemonLost, "gone", "c-2", "a"),
+        (DaemonLost, "the call (c-1) has no outcome: gone", "c-1", "a"),
+        (DaemonLost, "the call (c-2) has no outcome: gone", "c-2", "a"),
     ]
     with pytest.raises(CallCancelled):
         cancelled.future.result(0)
-    assert (len(talk.talk.calls), asked.get_nowait()) == (0, reason)
+    assert (len(talk.talk.calls), asked.answer.get_nowait()) == (0, reason)
 
 
 def test_a_reason_without_a_call() -> None:

@@ -50,6 +50,38 @@ def test_where_others_wait_the_io_thread_serves_them_all(turns: Turns) -> None:
     assert claim(turns) is None
 
 
+def test_a_caller_that_asks_gets_the_turn_from_the_io_thread(turns: Turns) -> None:
+    turns.holder = turns.io
+    assert turns.may_ask(MAIN)
+    assert not turns.may_ask(IO), "it would wait for itself"
+    turns.io_gives_back(turns.io, pending=True)
+    assert turns.holder is turns.io, "nobody asked"
+    turns.asked = True
+    turns.io_gives_back(turns.io, pending=True)
+    assert turns.holder is None
+    assert not turns.asked
+    assert not turns.may_ask(MAIN), "it is free"
+
+
+@pytest.mark.parametrize("needed", ["to be told", "several wait"])
+def test_the_io_thread_keeps_the_turn_where_others_need_it(turns: Turns, needed: str) -> None:
+    turns.holder, turns.asked = turns.io, True
+    turns.io_stays = needed == "to be told"
+    turns.waiting = {"another thread"} if needed == "several wait" else set()
+    assert not turns.may_ask(MAIN)
+    turns.io_gives_back(turns.io, pending=True)
+    assert turns.holder is turns.io
+    turns.io_gives_back(turns.io, pending=False)
+    assert turns.holder is None
+    assert not turns.io_stays, "nobody is to be told of anything any more"
+
+
+def test_only_the_io_thread_that_has_it_gives_it_back(turns: Turns) -> None:
+    turn = claim(turns)
+    turns.io_gives_back(turns.io, pending=False)
+    assert turns.holder is turn
+
+
 def test_the_io_thread_has_what_it_wants_next(turns: Turns) -> None:
     turns.io_wanted = True
     assert claim(turns) is None

@@ -105,6 +105,7 @@ def test_what_is_said_to_it_arrives(rig: Rig) -> None:
 def test_what_does_not_go_at_once_goes_when_there_is_room(rig: Rig) -> None:
     message, body = run(4_000_000)
     rig.lines.send(rig.worker, message, body)
+    rig.lines.flush()
     (wanted,) = rig.writing.values()
     assert wanted
     rig.end.setblocking(False)

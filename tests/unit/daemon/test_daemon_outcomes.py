@@ -96,6 +96,13 @@ def test_a_call_that_waited_too_long() -> None:
     assert facts == {"phase": "queue", "limit_s": 2.5}
 
 
+def test_what_a_call_that_waited_too_long_waited_for() -> None:
+    assert "s: all workers were busy. Give it" in told(c.TimedOut("queue", 2.5))[1]
+    assert "s: the worker was still starting. Give it" in told(c.TimedOut("queue", 2.5, "starting"))[1]
+    text = told(c.TimedOut("queue", 2.5, "failing", "nest 3 did not start: no cupy\nTraceback"))[1]
+    assert "s: no worker could be started (nest 3 did not start: no cupy). It is tried again" in text
+
+
 def test_a_call_that_ran_too_long() -> None:
     error, text, facts = told(c.TimedOut("run", 30.0))
     assert error == "CallTimeout"

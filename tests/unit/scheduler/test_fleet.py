@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from scheduler_support import Desk
 
 from plover.daemon.scheduler import commands as cmd
@@ -155,7 +156,8 @@ def test_a_nest_that_takes_too_long_is_stopped() -> None:
     assert desk.scheduler.snapshot().devices[0].failures == 1
 
 
-def test_a_worker_that_takes_too_long_is_killed() -> None:
+def test_a_worker_that_takes_too_long_is_given_up_with_its_nest() -> None:
+    """What kept it may be the zygote, which would keep the next one, too."""
     desk = Desk("sim", start=False, worker_start_s=60.0)
     desk.submit(retries=1)
     desk.tell(ev.NestReady(nest=1))
@@ -165,13 +167,44 @@ def test_a_worker_that_takes_too_long_is_killed() -> None:
     desk.wait(29.0)
     desk.keep()
     desk.wait(2.0)
-    assert "not ready within 60 s" in desk.one(cmd.KillWorker).reason
+    assert desk.one(cmd.StopNest).nest == 1
     assert desk.tell(ev.WorkerReady(worker=1)) == []
+    assert "worker 1 was not ready within 60 s" in desk.scheduler.snapshot().devices[0].last_failure
     desk.keep()
-    desk.wait(5.0)
     desk.die(1, signal=9)
-    assert desk.one(cmd.StartWorker).worker == 2
+    desk.tell(ev.NestGone(nest=1, reason="it was stopped"))
+    desk.wait(0.5)
+    assert desk.one(cmd.StartNest).nest == 2
     assert desk.scheduler.snapshot().devices[0].failures == 1
+
+
+@pytest.mark.parametrize("before", [[], [ev.NestReady(nest=1)]])
+def test_a_call_that_waits_for_a_worker_that_starts_says_so(before: list[ev.AnyEvent]) -> None:
+    desk = Desk("sim", start=False)
+    desk.submit(queue_timeout_s=5.0)
+    for event in before:
+        desk.tell(event)
+    desk.wait(5.0)
+    assert desk.outcome() == cmd.TimedOut("queue", 5.0, "starting")
+
+
+def test_a_call_that_waits_for_a_start_that_fails_says_why() -> None:
+    desk = Desk("sim", start=False, start_backoff_s=10.0)
+    desk.submit(queue_timeout_s=5.0)
+    desk.tell(ev.NestGone(nest=1, reason="no cupy"))
+    desk.wait(5.0)
+    assert desk.outcome() == cmd.TimedOut("queue", 5.0, "failing", "nest 1 did not start: no cupy")
+
+
+def test_a_call_that_waits_behind_others_says_so() -> None:
+    desk = Desk("sim")
+    desk.submit()
+    desk.submit(queue_timeout_s=5.0)
+    desk.wait(5.0)
+    assert desk.outcome() == cmd.TimedOut("queue", 5.0, "busy")
+    theirs = desk.submit(tenant="other", queue_timeout_s=5.0)  # whose worker it is matters not
+    desk.wait(5.0)
+    assert {each.submission: each.outcome for each in desk.of(cmd.SendOutcome)}[theirs] == cmd.TimedOut("queue", 5.0)
 
 
 def test_a_worker_that_cannot_be_killed_takes_its_nest_with_it_and_then_its_device() -> None:

@@ -122,7 +122,7 @@ def test_a_function_that_killed_its_worker_is_not_short_for_a_while() -> None:
 
 
 def test_nothing_is_sent_behind_a_call_that_brings_its_function() -> None:
-    desk = Desk("sim", "sim")
+    desk = Desk("sim", "sim", dispatched_per_worker=16)
     desk.run()
     assert desk.scheduler.world.workers[1].known
     sent = burst(desk, 30)

@@ -95,7 +95,7 @@ def test_a_call_may_wait_only_so_long() -> None:
     desk.submit(queue_timeout_s=3.0)
     assert not desk.of(cmd.SendOutcome, desk.wait(2.9))
     desk.wait(0.1)
-    assert desk.outcome() == cmd.TimedOut("queue", 3.0)
+    assert desk.outcome() == cmd.TimedOut("queue", 3.0, "starting")
 
 
 def test_waiting_counts_in_all_before_and_between_attempts() -> None:
@@ -109,7 +109,7 @@ def test_waiting_counts_in_all_before_and_between_attempts() -> None:
     desk.die(sent.worker, sent)
     assert not desk.of(cmd.SendOutcome, desk.wait(0.9))
     desk.wait(0.2)
-    assert desk.outcome() == cmd.TimedOut("queue", 3.0)
+    assert desk.outcome() == cmd.TimedOut("queue", 3.0, "starting")
 
 
 def reads(desk: Desk, seconds: float) -> list[cmd.Command]:

@@ -6,6 +6,8 @@ import struct
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plover.errors import WireError
 from plover.wire import codec
@@ -122,9 +124,17 @@ class TestRefusals:
 
     def test_a_header_past_the_limit(self) -> None:
         length = codec.HEADER_LIMIT + 1
-        text, fault = refusal(codec.FROM_ZYGOTE, [raw(b"", length=length)])
+        text, fault = refusal(codec.FROM_ZYGOTE, [raw(bytes(length), length=length)])
         assert text == f"the zygote sent a header of {length} bytes; the limit is {codec.HEADER_LIMIT}"
         assert fault == "zygote"
+
+    def test_a_prefix_that_is_garbage(self) -> None:
+        """Nothing too large was sent, and nobody should look for it."""
+        text, _ = refusal(codec.FROM_CLIENT, [raw(b"garbage", length=0xDEADBEEF)])
+        assert text.startswith(
+            "the client sent a damaged message, or none of Plover's: its prefix speaks of a header of 3735928559"
+        )
+        assert text.endswith(f"beyond the limit of {codec.HEADER_LIMIT}, and 7 follow")
 
     def test_a_truncated_message(self) -> None:
         whole = codec.write(m.Cancel(5))[0]
@@ -259,3 +269,57 @@ def test_a_message_without_bytes_describes_none() -> None:
     run = m.Run(1, 1, "", "", b"", (m.Inline(0, 1),))
     assert run.described() == (m.Inline(0, 1),)
     assert m.Run(1, 1, "", "", b"", (m.Inline(0, 1),), (m.Frame(0, 2),)).described() == (m.Inline(0, 1), m.Frame(0, 2))
+
+
+class TestJoined:
+    def messages(self, *sizes: int) -> list[list[Any]]:
+        return [[bytes([number % 256]) * size] for number, size in enumerate(sizes)]
+
+    @given(st.lists(st.integers(2, 60), max_size=20))
+    def test_what_was_joined_is_split_again(self, sizes: list[int]) -> None:
+        messages = [codec.write(m.Output(1, 1, b"x" * size)) for size in sizes]
+        joined = codec.join(messages)
+        assert len(joined) == min(1, len(messages))
+        assert [
+            [bytes(each) for each in frames] for part in joined for frames in codec.split(part, "client")
+        ] == messages
+
+    def test_large_ones_and_those_with_frames_keep_their_place(self) -> None:
+        small, large = self.messages(10, 20, 30), [b"l" * (codec.JOIN_LIMIT + 1)]
+        framed = [b"first", b"second"]
+        joined = codec.join([small[0], small[1], large, small[2], framed])
+        assert joined[1:] == [large, small[2], framed]
+        assert [bytes(each[0]) for each in codec.split(joined[0], "client")] == [small[0][0], small[1][0]]
+
+    def test_so_many_are_joined_as_fit(self) -> None:
+        joined = codec.join(self.messages(*[codec.JOIN_LIMIT] * 20))
+        assert [len(codec.split(frames, "client")) for frames in joined] == [16, 4]
+
+    def test_one_is_left_as_it_is(self) -> None:
+        one = codec.write(m.Ping())
+        assert codec.join([one]) == [one]
+        assert list(codec.split(one, "client")) == [one]
+        assert list(codec.split([], "client")) == [[]]
+
+    @pytest.mark.parametrize(
+        ("frames", "says"),
+        [
+            ([b"PM"], "cut off, or with other frames"),
+            ([b"PM\x01\x00" + b"\x00" * 4, b"another"], "cut off, or with other frames"),
+            ([b"PM\x09\x00" + b"\x00" * 4], "version 9 of the protocol, and this side speaks version 1"),
+            ([b"PM\x01\x00" + b"\xff" * 4], "4294967295 joined messages in 8 bytes"),
+            ([b"PM\x01\x00\x01\x00\x00\x00\x05\x00\x00\x00abc"], "joined messages of 17 bytes in 15"),
+            ([b"PM\x01\x00\x01\x00\x00\x00\x01\x00\x00\x00abc"], "joined messages of 13 bytes in 15"),
+        ],
+    )
+    def test_what_is_no_such_frame_is_refused(self, frames: list[bytes], says: str) -> None:
+        with pytest.raises(WireError, match=says) as caught:
+            codec.split(frames, "client")
+        assert caught.value.fault == "client"
+
+    def test_joined_ones_are_not_joined_again(self) -> None:
+        joined = codec.join([codec.write(m.Ping()), codec.write(m.Ping())])
+        (again,) = codec.join([*joined, codec.write(m.Ping())])
+        first = codec.split(again, "client")[0]
+        text, _ = refusal(codec.FROM_CLIENT, list(first))
+        assert "not Plover's" in text

@@ -68,6 +68,19 @@ class TestMessages:
         assert received(pair, 3) == [[b"one"], [b""], [b"three"]]
         assert pair.near.receive() is None
 
+    def test_what_was_put_goes_in_order_with_the_next_flush(self, pair: Pair) -> None:
+        wanted = [[b"one"], [b"two", b"x" * 100_000], [b""], [b"four"]]
+        for frames in wanted:
+            pair.near.put(frames)
+        assert pair.near.is_behind
+        pair.near.flush()
+        got = []
+        while len(got) < len(wanted):
+            got.append(plain(pair.far.receive()))
+            pair.near.flush()
+        assert got == wanted
+        assert not pair.near.is_behind
+
     def test_frames_after_the_first_are_writable(self, pair: Pair) -> None:
         pair.near.send([b"header", b"abc"])
         frames = pair.far.receive()
