@@ -1,8 +1,9 @@
 """How many descriptors a daemon may have, what it needs them for, and from when on nobody else is let in.
 
-A connection is a descriptor, one more for the client's process, and one for what it borrows; a segment is one. libzmq 4.3.5 aborts the process where it cannot accept a
-connection for want of one, and a worker that cannot be given its pipes does not start. So the limit is raised as far as it
-may be, a daemon that could not hold its workers does not start, and the rest is divided: see `Budget`.
+A connection is a descriptor, one more for the client's process, and one for what it borrows; a segment is one. libzmq 4.3.5
+aborts the process where it cannot accept a connection for want of one, and a worker that cannot be given its pipes does not
+start. So the limit is raised as far as it may be, a daemon that could not hold its workers does not start, and the rest is
+divided: see `Budget`.
 
 Workers get the limit back that the daemon was started with: `select()` cannot take descriptors from 1024 on, and what user
 code or the libraries below it do with many is between the author and the operator's `ulimit -n`.
