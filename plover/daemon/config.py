@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from plover.daemon.memory import host_memory_bytes
 from plover.daemon.scheduler.config import Limits
 
 __all__ = ["DaemonConfig", "DaemonLimits", "limits_table"]
@@ -24,8 +23,8 @@ class DaemonLimits(msgspec.Struct, frozen=True, kw_only=True):
     functions_bytes_per_tenant: int = 1 << 30
     output_bytes_per_call: int = 10 << 20
     last_output_bytes: int = 4 << 10
-    segments_bytes: int = msgspec.field(default_factory=lambda: host_memory_bytes() // 4)
-    segments_bytes_per_tenant: int = msgspec.field(default_factory=lambda: host_memory_bytes() // 8)
+    segments_share: float = 0.25
+    segments_share_per_tenant: float = 0.125
     segments_per_borrower: int = 128
     segment_idle_s: float = 60.0
     connections: int = 10_000

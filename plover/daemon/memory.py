@@ -3,13 +3,14 @@
 A segment is a memfd, sealed against any change of its size. Its pages are allocated here, so that they are charged to the
 daemon and not to whoever touches them first; that takes tens of milliseconds a hundred megabytes, and so has a thread.
 
-Guarantees: what cannot be had is told, and leaves nothing behind. Assumes: Linux, but for `host_memory_bytes`.
+Guarantees: what cannot be had is told, and leaves nothing behind. Assumes: Linux.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import queue
 import threading
@@ -31,8 +32,6 @@ def create(size_bytes: int) -> int:
     Raises:
         OSError: there is no memory, or no descriptor, to be had.
     """
-    import fcntl  # a client reads this module too, for the limits that `plover doctor` shows
-
     available, total = _available_bytes(), host_memory_bytes()
     if available is not None and available - size_bytes < total * _LEFT_ALONE:
         raise OSError(f"the host has {available} bytes left")
@@ -106,8 +105,6 @@ class Maker:
 
 def host_memory_bytes() -> int:
     """The memory of this host, or what this process's control group may have of it."""
-    if not hasattr(os, "sysconf"):
-        return 0  # Windows, where no daemon runs
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # not there, or "max"

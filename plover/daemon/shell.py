@@ -31,6 +31,7 @@ from plover.daemon.launchers import base
 from plover.daemon.lending import Lending
 from plover.daemon.lines import Lines
 from plover.daemon.lives import Lives
+from plover.daemon.memory import host_memory_bytes
 from plover.daemon.news import News
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
@@ -98,9 +99,10 @@ class Shell:
         message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
         self.post = Post(config.addresses, self.incarnation, self._peers, message_limit, budget)
         limits = config.limits
+        memory = host_memory_bytes()
         pool = Pool(
-            limits.segments_bytes,
-            limits.segments_bytes_per_tenant,
+            int(memory * limits.segments_share),
+            int(memory * limits.segments_share_per_tenant),
             limits.segments_per_borrower,
             limits.segment_idle_s,
             budget.segments,

@@ -15,8 +15,10 @@ import pytest
 
 import plover
 from plover import gpu_function
+from plover.daemon.memory import host_memory_bytes
 from plover.session import current
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo, daemon_with, run_script
+from tests.support.daemons import plover as run_plover
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -388,9 +390,7 @@ def test_out_is_written_after_a_fork_too() -> None:
 
 
 def test_a_client_that_collects_nothing_gets_frames_and_nothing_fails() -> None:
-    program = daemon_with(
-        devices="simulated:1", shell={"segments_bytes": 64 << 20, "segments_bytes_per_tenant": 24 << 20}
-    )
+    program = daemon_with(devices="simulated:1", shell={"segments_share_per_tenant": (24 << 20) / host_memory_bytes()})
     running = Daemon(program=program)
     try:
         with plover.connect(running.address):
@@ -402,6 +402,10 @@ def test_a_client_that_collects_nothing_gets_frames_and_nothing_fails() -> None:
             found = segments(running)
             assert found["bytes"] <= 24 << 20
             assert found["fallbacks"]["not lent"] > 0
+            assert (
+                f"shared memory: {found['bytes']} bytes in {found['segments']} segments, 0 of them free; not lent: "
+                in (run_plover("status", "--address", running.address)[1])
+            )
             born = [plover.empty(COUNT) for _ in range(2)]  # the first where the arguments were
             assert not lies_in_a_segment(born[-1])
             del kept
