@@ -27,6 +27,7 @@ from plover.errors import (
     WireError,
     WorkerLost,
 )
+from plover.segments import array, empty, zeros
 from plover.session import Session, connect
 from plover.versions import PLOVER as __version__
 from plover.wire.messages import Receipt
@@ -66,9 +67,12 @@ __all__ = [
     "WireError",
     "WorkerLost",
     "__version__",
+    "array",
     "connect",
     "current_call",
     "debug",
+    "empty",
     "gpu_function",
     "load_ipython_extension",
+    "zeros",
 ]

@@ -34,6 +34,7 @@ __all__ = [
     "Plugged",
     "Ssh",
     "Tcp",
+    "borrowing_path",
     "default_directory",
     "is_alive",
     "listener",
@@ -173,6 +174,12 @@ def socket_path(address: str) -> Path:
     if not isinstance(parsed, Ipc):
         raise ValueError(f"{address!r} is no socket of this machine; ipc:///path/of/a/socket is one")
     return parsed.path
+
+
+def borrowing_path(socket_file: Path) -> Path | None:
+    """Where clients of this host borrow segments from the daemon with this socket; None where that name is too long."""
+    beside = socket_file.with_name(f"{socket_file.name}.segments")
+    return beside if len(os.fsencode(beside)) <= _PATH_LIMIT else None
 
 
 def _checked_path(address: str, rest: str) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -18,11 +19,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from plover import addresses, profiles, serialize
+import numpy as np
+
+from plover import addresses, profiles, segments, serialize
 from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.profiles import Target
 from plover.tracebacks import leave_out_ours
+from plover.wire.codec import Piece
+from plover.wire.messages import Segment
 
 if TYPE_CHECKING:
     from plover.client.calls import Payload
@@ -118,16 +123,36 @@ class Session:
         Raises:
             NotSerializable, PayloadTooLarge, DaemonUnreachable …: nothing was sent.
         """
-        payload = request.payload
-        buffers, classes, names = serialize.pack_arguments(payload.name, request.args, request.kwargs)
+        payload, kwargs, finish = request.payload, request.kwargs, request.finish
+        if "out" in kwargs:
+            kwargs, finish = self._for_out(kwargs, finish)
+        buffers, classes, names = serialize.pack_arguments(payload.name, request.args, kwargs)
         modules = needed(payload.names, names)
-        if not request.waits:
-            buffers[1:] = [bytes(buffer) for buffer in buffers[1:]]
         connection = self.connection()
         self._check_size(payload, buffers, connection)
+        pieces: Sequence[Piece] = buffers
+        loan = None
+        if len(buffers) > 1:
+            if connection.segments is not None:
+                pieces, loan = connection.segments.place(buffers, kwargs.get("out"))
+            if not request.waits:
+                pieces = [each if isinstance(each, Segment) else bytes(each) for each in pieces]
         return connection.submit(
-            payload, buffers, classes, request.options, request.finish, waits=request.waits, modules=modules
+            payload, pieces, classes, request.options, finish, waits=request.waits, modules=modules, loan=loan
         )
+
+    def _for_out(
+        self, kwargs: dict[str, Any], finish: Callable[[Any], Any] | None
+    ) -> tuple[dict[str, Any], Callable[[Any], Any] | None]:
+        """The keywords, and what is done with the result, so that an array of `plover.empty` holds what is written to it as
+        ``out``: in place where its segment is this daemon's, else it goes there and back.
+        """
+        out, shared = kwargs["out"], self.connection().segments
+        if type(out) is not np.ndarray or finish is not None or (shared is not None and shared.find_born(out)):
+            return kwargs, finish
+        if not segments.is_born(out):
+            return kwargs, finish
+        return {**kwargs, "out": segments.Out(out)}, functools.partial(segments.back_in_place, out)
 
     def connection(self) -> Connection:
         """The live connection, made now if there is none.

@@ -263,6 +263,11 @@ def _describe(document: dict[str, Any]) -> str:
     ]
     if document["full"]:
         lines.append(f"  full: too many connections, so nobody else is let in at {', '.join(document['full'])}")
+    shared = document["segments"]
+    if shared["segments"] or shared["fallbacks"]:
+        went = "".join(f"; {why}: {count} times" for why, count in shared["fallbacks"].items())
+        what = f"{shared['bytes']} bytes in {shared['segments']} segments, {shared['free']} of them free"
+        lines.append(f"  shared memory: {what}{went}")
     if document["refused_messages"]:
         what = ", ".join(f"{count} × {kind}" for kind, count in document["refused_messages"].items())
         lines.append(f"  refused messages: {what}")

@@ -26,6 +26,7 @@ from plover.wire import messages as m
 if TYPE_CHECKING:
     from plover.bundles.collect import Collected
     from plover.client.futures import Future
+    from plover.client.segments import Loan
 
 #: How far a call is known to be: it may have reached the daemon; it has written something, so a run of it has begun.
 Stage = Literal["unsent", "sent", "begun"]
@@ -66,11 +67,12 @@ class PendingCall(msgspec.Struct, eq=False):
         context: of who made the call; output is shown in it.
         output: made when there is any, which most calls have not.
         modules: what the call needs of the author's own; None for a call that mentions no module.
+        loan: keeps the arguments that lie in segments as long as the call may be sent, or read; None if none do.
     """
 
     submission: int
     payload: Payload
-    arguments: Sequence[Buffer]
+    arguments: Sequence[codec.Piece]
     classes: list[type]
     options: m.CallOptions
     future: Future[Any]
@@ -78,6 +80,7 @@ class PendingCall(msgspec.Struct, eq=False):
     context: contextvars.Context = msgspec.field(default_factory=contextvars.copy_context)
     output: CallOutput | None = None
     modules: Collected | None = None
+    loan: Loan | None = None
 
     @property
     def stage(self) -> Stage:

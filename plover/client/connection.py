@@ -18,12 +18,14 @@ import math
 import os
 import queue
 import secrets
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plover.addresses import Plugged
 from plover.client.calls import Payload, PendingCall, Stage
 from plover.client.conversation import Question, for_call
 from plover.client.futures import Future
@@ -31,12 +33,13 @@ from plover.client.io_thread import IoThread, close_parked
 from plover.client.line import Line
 from plover.client.turns import ATTEND_S, GATHER_S, GATHERED, SLICE_S, Turn
 from plover.errors import DaemonLost, PloverError
-from plover.serialize import Buffer
 from plover.wire import identity
 from plover.wire import messages as m
+from plover.wire.codec import Piece
 
 if TYPE_CHECKING:
     from plover.bundles.collect import Collected
+    from plover.client.segments import ClientSegments, Loan
 
 __all__ = ["Connection"]
 
@@ -63,6 +66,9 @@ class Connection:
     Raises:
         DaemonUnreachable: nobody answered.
         AccessDenied, WireError, VersionMismatch: the daemon refused.
+
+    Attributes:
+        segments: shared memory with a daemon of this host; None with one elsewhere.
     """
 
     def __init__(self, address: str, secret: bytes, versions: m.Versions) -> None:
@@ -72,12 +78,19 @@ class Connection:
         self._pid = os.getpid()
         self._line = line = Line(address, m.Hello(self.client, secret, versions, *identity.of_this_process()))
         self._io = IoThread(line)
+        self.segments: ClientSegments | None = None
         _living.add(self)
         try:
             self._io.start()
             self._io.settled.wait(HANDSHAKE_S + 5)
             if line.talk.welcome is None:
                 raise line.talk.ended or line.talk.unreachable(HANDSHAKE_S)
+            if sys.platform == "linux" and not isinstance(address, Plugged):
+                from plover.client import segments
+
+                self.segments = line.talk.segments = segments.connect(
+                    address, self.client, secret, line.talk.calls.pending.__contains__
+                )
         except BaseException:
             self._leave()
             raise
@@ -125,13 +138,14 @@ class Connection:
     def submit(
         self,
         payload: Payload,
-        arguments: Sequence[Buffer],
+        arguments: Sequence[Piece],
         classes: list[type],
         options: m.CallOptions,
         finish: Callable[[Any], Any] | None = None,
         *,
         waits: bool = False,
         modules: Collected | None = None,
+        loan: Loan | None = None,
     ) -> Future[Any]:
         """Send a call; returns at once, or, if the caller waits, when it has done the connection's work meanwhile.
 
@@ -143,6 +157,7 @@ class Connection:
             finish: applied to the value before anybody sees it.
             waits: the calling thread has nothing else to do until the call is done.
             modules: what the call needs of the author's own.
+            loan: keeps the arguments that lie in segments.
 
         Raises:
             PloverError: the connection has ended.
@@ -152,7 +167,7 @@ class Connection:
         future._function = payload.name
         future._keep = (payload.classes, classes)
         future._finish = finish
-        call = PendingCall(submission, payload, arguments, classes, options, future, modules=modules)
+        call = PendingCall(submission, payload, arguments, classes, options, future, modules=modules, loan=loan)
         try:
             self._take_turn(call, future if waits else None)
         except BaseException:  # interrupted: nobody will ever see this future

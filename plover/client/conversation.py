@@ -33,6 +33,7 @@ from plover.wire import messages as m
 
 if TYPE_CHECKING:
     from plover.client.futures import Future
+    from plover.client.segments import ClientSegments
 
 __all__ = ["Conversation", "Question"]
 
@@ -78,6 +79,7 @@ class Conversation:
         shaken: whether hands are shaken, so that anything else may be said.
         broken: a new link must be made, and hands be shaken again.
         ended: why the conversation is over; set once.
+        segments: where results may lie; None with a daemon elsewhere.
     """
 
     def __init__(self, address: str, hello: m.Hello, now: float) -> None:
@@ -90,6 +92,7 @@ class Conversation:
         self.shaken = False
         self.broken = False
         self.ended: PloverError | None = None
+        self.segments: ClientSegments | None = None
         self._address = address
         self._hello = hello
         self._incarnation = 0  # the daemon's; 0 before the handshake
@@ -189,12 +192,28 @@ class Conversation:
     def _outcome(self, message: m.Outcome, incoming: codec.Incoming[m.ToClient], now: float, by_io: bool) -> bool:
         calls, submission = self.calls, message.submission
         call = calls.pending.get(submission)
-        if call is not None and not _deliver(call, message, incoming, by_io):
-            return False
+        if call is not None:
+            if call.loan is not None and message.status != "ended":
+                call.loan.clean = True  # a worker has said so: it reads no argument any more
+            if not self._deliver(call, message, incoming, by_io):
+                return False
         if not calls.unacknowledged:
             self._acknowledge_by = now + ACKNOWLEDGE_S
         calls.end(submission)
         return True
+
+    def _deliver(
+        self, call: PendingCall, message: m.Outcome, incoming: codec.Incoming[m.ToClient], by_io: bool
+    ) -> bool:
+        future, receipt = call.future, call.receipt(message.receipt)
+        if message.status == "ended":
+            error = _error(message.error, message.reason, message.facts, future.call_id)
+            return future.fail(error, receipt, by_io)
+        try:
+            buffers = incoming.take(message.packed, None if self.segments is None else self.segments.resolve)
+        except (WireError, OSError) as error:
+            return future.fail(for_call(_cannot_be_taken(error), future), receipt, by_io)
+        return future.deliver(message.status == "failed", buffers, receipt, by_io)
 
     # -- only the I/O thread --------------------------------------------------------------------------------------------
 
@@ -363,6 +382,8 @@ class Conversation:
             del pending[submission]
         while self.questions:
             self.questions.pop().answer.put(self.ended)
+        if self.segments is not None:
+            self.segments.leave()
 
     def unreachable(self, waited_s: float) -> DaemonUnreachable:
         """Nobody answered."""
@@ -394,20 +415,19 @@ class Conversation:
         return for_call(reason, future)
 
 
-def _deliver(call: PendingCall, message: m.Outcome, incoming: codec.Incoming[m.ToClient], by_io: bool) -> bool:
-    future, receipt = call.future, call.receipt(message.receipt)
-    if message.status == "ended":
-        error = _error(message.error, message.reason, message.facts, future.call_id)
-        return future.fail(error, receipt, by_io)
-    return future.deliver(message.status == "failed", incoming.take(message.packed), receipt, by_io)
-
-
 def _error(name: str, reason: str, facts: dict[str, Any], call_id: str | None) -> PloverError:
     """An error that the daemon named, as the exception of that name."""
     cls = getattr(errors, name, PloverError)
     if not (isinstance(cls, type) and issubclass(cls, PloverError)):
         cls = PloverError
     return cls(reason, **({"call_id": call_id} if call_id is not None else {}), **facts)
+
+
+def _cannot_be_taken(error: Exception) -> PloverError:
+    return PloverError(
+        f"its result lies in shared memory, and could not be taken from there: {error}. It ran; make it again if that does "
+        "no harm, with fewer large results alive, or a smaller one"
+    )
 
 
 def for_call(reason: _Reason, future: Future[Any] | None) -> _Reason:

@@ -16,6 +16,7 @@ from plover.daemon import modules
 from plover.daemon.calls import CallRecord, CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.guests import FROM_GUEST, client_of, status_for
+from plover.daemon.lending import Lending
 from plover.daemon.lives import Lives
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
@@ -43,7 +44,7 @@ class Arrivals:
 
     Args:
         post: for answers that need no decision.
-        peers, lives, workers, calls, functions, pipes: the daemon's books.
+        peers, lives, workers, calls, functions, pipes, lending: the daemon's books.
         limits: of the shell.
         incarnation: the daemon's.
         devices: of this host.
@@ -66,6 +67,7 @@ class Arrivals:
         calls: CallRecords,
         functions: FunctionStore,
         pipes: Pipes,
+        lending: Lending,
         limits: DaemonLimits,
         incarnation: int,
         devices: Sequence[Device],
@@ -81,6 +83,7 @@ class Arrivals:
         self._calls = calls
         self._functions = functions
         self._pipes = pipes
+        self._lending = lending
         self._limits = limits
         self._incarnation = incarnation
         kinds = collections.Counter((device.kind, device.model) for device in devices)
@@ -228,7 +231,12 @@ class Arrivals:
         if size > limits.payload_bytes:
             self._reject_too_large(routing_id, submit, "arguments", size, limits.payload_bytes)
             return
-        call = CallRecord(peer.tenant, peer.client, submit, incoming.take(submit.arguments))
+        call = CallRecord(peer.tenant, peer.client, submit, incoming.pieces(submit.arguments))
+        try:
+            call.in_segments = self._lending.claim(peer.client, submit.arguments, call)
+        except WireError as error:
+            self._post.reject(routing_id, "WireError", str(error), kind="not lent", submission=submit.submission)
+            return
         self._calls.submit(call)
         if submit.payload is not None:
             function_size = codec.size_bytes(submit.payload)
@@ -292,17 +300,21 @@ class Arrivals:
         match incoming.message:
             case m.Finished() as finished:
                 number, attempt = finished.call, finished.attempt
-                if not worker.finished(number, attempt):
+                known = worker.finished(number, attempt)
+                call = self._calls.find(number) if known else None
+                used = self._lending.accept(worker.number, finished.packed, call and (call, "result"), now)
+                if not known:
                     return
+                self._lending.attempt_ended(worker.number, number, attempt, now)
                 if len(worker.sent) >= _AHEAD:
                     self.has_time = True
                 pieces = worker.output.complete(number, attempt, finished.records)
                 if pieces:
                     self._show(pieces)
                 self._pipes.touch(worker, now)
-                call = self._calls.find(number)
                 if call is not None:
-                    call.result = finished, incoming.take(finished.packed)
+                    call.result = finished, incoming.pieces(finished.packed)
+                    call.result_in_segments = used
                     call.arrived = now
                 self._happen(
                     e.CallFinished(
@@ -318,10 +330,12 @@ class Arrivals:
             case m.PayloadMissing(call=number, attempt=attempt):
                 if worker.finished(number, attempt):
                     worker.output.forget(number, attempt)
+                    self._lending.attempt_ended(worker.number, number, attempt, now)
                     self._happen(e.PayloadMissed(worker=worker.number, call=number, attempt=attempt), now)
             case m.BundlesMissing(call=number, attempt=attempt):
                 if worker.finished(number, attempt):
                     worker.output.forget(number, attempt)
+                    self._lending.attempt_ended(worker.number, number, attempt, now)
                     call = self._calls.find(number)
                     if call is not None:
                         call.wants_bundles = worker.number

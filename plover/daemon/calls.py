@@ -6,14 +6,14 @@ thread; the scheduler names each call by one number from its acceptance to its r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from plover.daemon import modules
 from plover.daemon.payloads import FunctionStore
 from plover.daemon.scheduler import commands as c
-from plover.serialize import Buffer
 from plover.wire import messages as m
+from plover.wire.codec import Piece
 
 if TYPE_CHECKING:
     from plover.daemon.workers import WorkerRecord
@@ -30,6 +30,9 @@ class CallRecord:
         dispatched: when that was; monotonic seconds.
         result: what came back, until the client has it.
         arrived: when that was.
+        in_segments: whether arguments lie in segments.
+        result_in_segments: whether the result does.
+        repeatable: another attempt may follow one that has begun.
         modules: what it means by each module that it mentions.
         wants_bundles: the number of a worker that was sent it, and lacks some of its bundles; 0 while none said so.
     """
@@ -40,17 +43,20 @@ class CallRecord:
         "client",
         "dispatched",
         "function",
+        "in_segments",
         "log_level",
         "modules",
         "name",
+        "repeatable",
         "result",
+        "result_in_segments",
         "submission",
         "tenant",
         "wants_bundles",
         "worker",
     )
 
-    def __init__(self, tenant: str, client: bytes, submit: m.Submit, arguments: Sequence[Buffer]) -> None:
+    def __init__(self, tenant: str, client: bytes, submit: m.Submit, arguments: Sequence[Piece]) -> None:
         self.tenant = tenant
         self.client = client
         self.submission = submit.submission
@@ -59,11 +65,13 @@ class CallRecord:
         self.log_level = submit.options.log_level
         self.modules = submit.modules or modules.EMPTY
         self.wants_bundles = 0
-        self.arguments: Sequence[Buffer] | None = arguments
+        self.arguments: Sequence[Piece] | None = arguments
+        self.in_segments = self.result_in_segments = False
+        self.repeatable = submit.options.retries > 0
         self.dispatched = 0.0
         self.arrived = 0.0
         self.worker: WorkerRecord | None = None
-        self.result: tuple[m.Finished, Sequence[Buffer]] | None = None
+        self.result: tuple[m.Finished, Sequence[Piece]] | None = None
 
     @property
     def digests(self) -> tuple[bytes, ...]:
@@ -111,10 +119,12 @@ class CallRecords:
 
     Args:
         functions: where payloads are kept; a call that may still be sent holds its function's, and its bundles.
+        release_segments: takes a call whose arguments are not needed any more, or (the call, "result") likewise.
     """
 
-    def __init__(self, functions: FunctionStore) -> None:
+    def __init__(self, functions: FunctionStore, release_segments: Callable[[object], None] = lambda _: None) -> None:
         self._functions = functions
+        self._release_segments = release_segments
         self._by_number: dict[int, CallRecord] = {}
         self._submitted: CallRecord | None = None
         self._is_adopted = True  # what was submitted last; if not, its hold is still to be released
@@ -125,7 +135,7 @@ class CallRecords:
         self._submitted, self._is_adopted = call, False
         self._functions.hold(call.tenant, *call.digests)
         if before is not None and not was_adopted:
-            self._functions.release(before.tenant, *before.digests)
+            self.release_arguments(before)
 
     @property
     def submitted(self) -> CallRecord:
@@ -152,7 +162,12 @@ class CallRecords:
         if call.arguments is not None:
             call.arguments = None
             self._functions.release(call.tenant, *call.digests)
+            if call.in_segments:
+                self._release_segments(call)
 
     def release(self, number: int) -> None:
         """The client has the call's outcome, or never will."""
-        self.release_arguments(self._by_number.pop(number))
+        call = self._by_number.pop(number)
+        self.release_arguments(call)
+        if call.result_in_segments:
+            self._release_segments((call, "result"))

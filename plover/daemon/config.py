@@ -23,6 +23,10 @@ class DaemonLimits(msgspec.Struct, frozen=True, kw_only=True):
     functions_bytes_per_tenant: int = 1 << 30
     output_bytes_per_call: int = 10 << 20
     last_output_bytes: int = 4 << 10
+    segments_share: float = 0.25
+    segments_share_per_tenant: float = 0.125
+    segments_per_borrower: int = 128
+    segment_idle_s: float = 60.0
     connections: int = 10_000
 
 

@@ -13,6 +13,7 @@ from plover.daemon import modules
 from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonLimits
 from plover.daemon.launchers import base
+from plover.daemon.lending import Lending
 from plover.daemon.lines import Lines
 from plover.daemon.outcomes import describe
 from plover.daemon.payloads import FunctionStore
@@ -37,7 +38,7 @@ class Hands:
         post: for messages to clients.
         lines: for those to workers.
         launcher: for nests and workers.
-        workers, calls, functions, pipes: the daemon's books.
+        workers, calls, functions, pipes, lending: the daemon's books.
         devices: by id.
         limits: of the shell.
         happen: takes an event and the time.
@@ -54,6 +55,7 @@ class Hands:
         calls: CallRecords,
         functions: FunctionStore,
         pipes: Pipes,
+        lending: Lending,
         devices: dict[str, Device],
         limits: DaemonLimits,
         happen: Callable[[e.AnyEvent, float], None],
@@ -66,6 +68,7 @@ class Hands:
         self._calls = calls
         self._functions = functions
         self._pipes = pipes
+        self._lending = lending
         self._devices = devices
         self._limits = limits
         self._happen = happen
@@ -116,13 +119,15 @@ class Hands:
             self._could_not_start(number, error, now)
             return
         try:
+            segments = self._lending.open(number, self._workers.tenants[nest])
             line = self._lines.open(worker)
         except OSError as error:
             self._workers.remove(number)
+            self._lending.worker_ended(number, now)
             worker.abandon()
             self._could_not_start(number, error, now)
             return
-        worker.launch(self._launcher, line)
+        worker.launch(self._launcher, line, segments)
         self._pipes.touch(worker, now)
 
     def _could_not_start(self, number: int, error: OSError, now: float) -> None:
@@ -133,6 +138,7 @@ class Hands:
 
     def _start_nest(self, command: c.StartNest) -> None:
         first = self._devices[command.devices[0]]
+        self._workers.tenants[command.nest] = command.tenant
         self._launcher.start_nest(
             base.NestSpec(
                 nest=command.nest,
@@ -152,7 +158,10 @@ class Hands:
         if worker is None or call.arguments is None:
             return  # its end is on its way
         body = codec.Body()
-        arguments = body.pack(call.arguments)
+        pieces = call.arguments
+        if call.in_segments:
+            pieces = self._lending.to_worker(command.worker, number, attempt, pieces)
+        arguments = body.pack(pieces)
         payload = body.pack(self._functions.get(call.tenant, call.function)) if command.with_payload else None
         wanted = None if call.modules is modules.EMPTY else call.modules
         bundles: m.Bundles = ()
@@ -174,6 +183,8 @@ class Hands:
                 call.log_level,
                 wanted,
                 bundles,
+                call.in_segments and call.repeatable,
+                self._lending.serves(call.client),
             ),
             body,
         )
@@ -185,6 +196,8 @@ class Hands:
         body = codec.Body()
         if isinstance(outcome, c.FromWorker) and call.result is not None:
             finished, buffers = call.result
+            if call.result_in_segments:
+                buffers = self._lending.to_client(command.client, command.submission, buffers)
             message = m.Outcome(
                 command.submission,
                 "succeeded" if finished.status == "succeeded" else "failed",
@@ -198,7 +211,7 @@ class Hands:
             error, reason, facts = describe(
                 outcome, str(call), worker.name if worker is not None else "", last, command.attempt
             )
-            call.result = None
+            call.result = None  # its segments, if any, go with the call
             message = m.Outcome(command.submission, "ended", call.receipt(command), (), error, reason, facts)
         self._post.send_to_client(command.client, message, body)
 

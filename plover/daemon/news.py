@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from plover.daemon.launchers import base
+from plover.daemon.lending import Lending
 from plover.daemon.lines import Lines
 from plover.daemon.outcomes import death
 from plover.daemon.output import Piece
@@ -27,7 +28,7 @@ class News:
 
     Args:
         launcher: whose news.
-        workers, lines, pipes: the daemon's books.
+        workers, lines, lending, pipes: the daemon's books.
         happen: takes an event and the time.
         show: takes what workers wrote.
     """
@@ -38,6 +39,7 @@ class News:
         launcher: base.Launcher,
         workers: Workers,
         lines: Lines,
+        lending: Lending,
         pipes: Pipes,
         happen: Callable[[e.AnyEvent, float], None],
         show: Callable[[list[Piece]], None],
@@ -45,6 +47,7 @@ class News:
         self._launcher = launcher
         self._workers = workers
         self._lines = lines
+        self._lending = lending
         self._pipes = pipes
         self._happen = happen
         self._show = show
@@ -68,6 +71,7 @@ class News:
                     self._happen(e.NestReady(nest=nest), now)
                 case base.NestEnded(nest=nest, reason=reason):
                     log.info("nest %d ended: %s", nest, reason)
+                    self._workers.tenants.pop(nest, None)
                     self._happen(e.NestGone(nest=nest, reason=reason), now)
                 case base.WorkerForked(worker=number, pid=pid):
                     worker = self._workers.find(number)
@@ -83,6 +87,7 @@ class News:
         if worker is None:
             return
         self._lines.close(worker, now)
+        self._lending.worker_ended(worker.number, now)
         self._workers.remove(news.worker)
         self._show(worker.output.drain())
         self._pipes.forget(worker)

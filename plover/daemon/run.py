@@ -72,6 +72,7 @@ def serve(
         raise
     shell.config = config = msgspec.structs.replace(config, addresses=_for_clients(shell, config))
     try:
+        shell.lending.listen(_socket_paths(config))
         _let_guests_in(shell)
         _listen_to_signals(shell)
         if config.parent_fd is not None:
@@ -161,6 +162,10 @@ def _lock(directory: Path) -> int:
         os.close(fd)
         raise addresses.cannot_write(path, error) from None
     return fd
+
+
+def _socket_paths(config: DaemonConfig) -> list[Path]:
+    return [addresses.socket_path(each) for each in config.addresses if each.startswith("ipc://")]
 
 
 def _socket_directories(config: DaemonConfig) -> list[Path]:

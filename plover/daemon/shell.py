@@ -28,8 +28,10 @@ from plover.daemon.config import DaemonConfig
 from plover.daemon.descriptors import Budget
 from plover.daemon.hands import Hands
 from plover.daemon.launchers import base
+from plover.daemon.lending import Lending
 from plover.daemon.lines import Lines
 from plover.daemon.lives import Lives
+from plover.daemon.memory import host_memory_bytes
 from plover.daemon.news import News
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
@@ -39,6 +41,7 @@ from plover.daemon.post import Post
 from plover.daemon.scheduler import events as e
 from plover.daemon.scheduler.config import Device
 from plover.daemon.scheduler.scheduler import Scheduler
+from plover.daemon.segments import Pool
 from plover.daemon.workers import WorkerRecord, Workers
 from plover.errors import WireError
 from plover.wire import codec
@@ -88,13 +91,23 @@ class Shell:
         self._clock = clock
         self._launcher = launcher
         self._peers = Peers(secret)
-        self._calls = CallRecords(self.functions)
+        self._calls = CallRecords(self.functions, lambda user: self.lending.release(user, clock()))
         self._events: collections.deque[tuple[e.AnyEvent, float]] = collections.deque()
         self._exiting = False
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
         self.post = Post(config.addresses, self.incarnation, self._peers, message_limit, budget)
+        limits = config.limits
+        memory = host_memory_bytes()
+        pool = Pool(
+            int(memory * limits.segments_share),
+            int(memory * limits.segments_share_per_tenant),
+            limits.segments_per_borrower,
+            limits.segment_idle_s,
+            budget.segments,
+        )
+        self.lending = Lending(self, pool, secret, clock)
         self._lines = Lines(
             self,
             self.incarnation,
@@ -113,6 +126,7 @@ class Shell:
             calls=self._calls,
             functions=self.functions,
             pipes=self._pipes,
+            lending=self.lending,
             limits=config.limits,
             incarnation=self.incarnation,
             devices=devices,
@@ -129,6 +143,7 @@ class Shell:
             calls=self._calls,
             functions=self.functions,
             pipes=self._pipes,
+            lending=self.lending,
             devices={device.id: device for device in devices},
             limits=config.limits,
             happen=self.happen,
@@ -138,6 +153,7 @@ class Shell:
             launcher=launcher,
             workers=self.workers,
             lines=self._lines,
+            lending=self.lending,
             pipes=self._pipes,
             happen=self.happen,
             show=self._show,
@@ -226,6 +242,7 @@ class Shell:
             self.workers.remove(worker.number)
             self._lines.close(worker, self._clock())
             worker.close()
+        self.lending.close()
         self._lives.close()
         self._epoll.close()
         self.post.close()
@@ -281,6 +298,7 @@ class Shell:
             self._pipes.due(),
             self._news.due(),
             self._lines.due(),
+            self.lending.due(),
             self.post.doors.due(),
         ):
             if moment is not None and (due is None or moment < due):
@@ -291,6 +309,7 @@ class Shell:
         self._pipes.keep_time(now)
         self._news.keep_time(now)
         self._lines.keep_time(now)
+        self.lending.keep_time(now)
         self.post.doors.keep_time(now)
         deadline = self.scheduler.next_deadline()
         if deadline is not None and now >= deadline:

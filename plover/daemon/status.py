@@ -31,6 +31,7 @@ def document(shell: Shell, now: float) -> bytes:
         "versions": msgspec.structs.asdict(versions()),
         "pids": {worker.number: worker.pid or None for worker in shell.workers},
         "functions": len(shell.functions),
+        "segments": shell.lending.document(),
         "full": shell.post.doors.shut,
         "refused_messages": dict(shell.post.refused),
         "limits": limits_table(shell.config),

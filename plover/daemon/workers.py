@@ -56,8 +56,10 @@ class WorkerRecord:
         """The worker as people know it."""
         return f"worker {self.number}" + (f" (pid {self.pid})" if self.pid else "")
 
-    def launch(self, launcher: Launcher, line: socket.socket) -> None:
-        """Have it forked; the descriptors that it needs are its own from then on, its end of the line too."""
+    def launch(self, launcher: Launcher, line: socket.socket, segments: socket.socket) -> None:
+        """Have it forked; the descriptors that it needs are its own from then on, its ends of the line and of the socket over
+        which it borrows segments too.
+        """
         launcher.start_worker(
             WorkerSpec(
                 worker=self.number,
@@ -68,11 +70,13 @@ class WorkerRecord:
                 records_fd=self.output.records.worker_fd,
                 page_fd=self._page_fd,
                 line_fd=line.fileno(),
+                segments_fd=segments.fileno(),
             )
         )
         self.output.close_worker_side()
         os.close(self._page_fd)
         line.close()
+        segments.close()
 
     def abandon(self) -> None:
         """It cannot be launched: give everything back."""
@@ -120,10 +124,15 @@ class WorkerRecord:
 
 
 class Workers:
-    """All workers that live or whose end has not been told yet."""
+    """All workers that live or whose end has not been told yet.
+
+    Attributes:
+        tenants: whose each nest is; a nest that has ended may still be in it.
+    """
 
     def __init__(self, limits: DaemonLimits) -> None:
         self._limits = limits
+        self.tenants: dict[int, str] = {}
         self._by_number: dict[int, WorkerRecord] = {}
 
     def __iter__(self) -> Iterator[WorkerRecord]:

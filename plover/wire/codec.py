@@ -11,8 +11,8 @@ A message is one ZeroMQ frame, followed by one frame for each large buffer. The 
     16      n     the header: the message as MessagePack
     16 + n  …     the body: small buffers, one after another, found by `Inline(offset, size)` from the body's start
 
-Buffers of up to `INLINE_LIMIT` bytes stand in the body, larger ones are frames of their own. Packets between daemon and
-zygote are written the same way.
+Buffers of up to `INLINE_LIMIT` bytes stand in the body, larger ones are frames of their own, or lie in segments, which a
+message only mentions. Packets between daemon and zygote, and between daemon and borrowers, are written the same way.
 
 Messages without frames of their own that go to one peer at one time may be joined to one frame, in order, because what a
 message costs on its way is mostly a cost per frame::
@@ -31,7 +31,7 @@ fault it is. Relaying copies no frame: a header is written anew, body and frames
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -41,15 +41,18 @@ from plover.wire import messages as m
 
 __all__ = [
     "EMPTY",
+    "FROM_BORROWER",
     "FROM_CLIENT",
     "FROM_STRANGER",
     "FROM_WORKER",
     "FROM_ZYGOTE",
+    "TO_BORROWER",
     "TO_CLIENT",
     "TO_WORKER",
     "TO_ZYGOTE",
     "Body",
     "Incoming",
+    "Piece",
     "Reader",
     "join",
     "relay",
@@ -79,6 +82,8 @@ PREFIX_SIZE = _PREFIX.size
 _encoder = msgspec.msgpack.Encoder()
 
 Buffer = bytes | bytearray | memoryview
+#: A buffer, or where it lies in shared memory.
+Piece = Buffer | m.Segment
 T = TypeVar("T", bound=m.Message)
 
 
@@ -95,8 +100,12 @@ class Body:
         self.frames: list[Buffer] = []
         self._size = 0
 
-    def add(self, data: Buffer) -> m.Bytes:
-        """Put one buffer in, and say where it is. `data` must be contiguous bytes; it is not copied before `write`."""
+    def add(self, data: Piece) -> m.Bytes:
+        """Put one buffer in, and say where it is. `data` must be contiguous bytes; it is not copied before `write`. What lies
+        in a segment stays there.
+        """
+        if isinstance(data, m.Segment):
+            return data
         size = data.nbytes if isinstance(data, memoryview) else len(data)
         if size <= INLINE_LIMIT:
             self.inline.append(data)
@@ -105,7 +114,7 @@ class Body:
         self.frames.append(data)
         return m.Frame(len(self.frames) - 1, size)
 
-    def pack(self, buffers: Sequence[Buffer]) -> m.Packed:
+    def pack(self, buffers: Sequence[Piece]) -> m.Packed:
         """Put several buffers in, in order."""
         return tuple([self.add(data) for data in buffers])
 
@@ -194,21 +203,40 @@ class Incoming(msgspec.Struct, Generic[T]):
     body: memoryview
     frames: Sequence[Any]
 
-    def take(self, packed: m.Packed) -> list[Buffer]:
+    def take(self, packed: m.Packed, resolve: Callable[[m.Segment], Any] | None = None) -> list[Buffer]:
         """The bytes that `packed` describes, ready for `pickle.loads`.
+
+        Args:
+            packed: of this message.
+            resolve: finds what lies in segments; None where nothing may.
 
         The pickle stream is a view. The buffers after it are writable and aligned for every dtype of up to eight bytes:
         small ones are copied out of the message (libzmq hands several messages out of one receive buffer, at any
         address), large ones are the frames themselves (which it allocates one by one).
+
+        Raises:
+            WireError: something lies in a segment, and may not.
         """
         found: list[Buffer] = []
         for data in packed:
             if isinstance(data, m.Inline):
                 view = self.body[data.offset : data.offset + data.size]
                 found.append(bytearray(view) if found else view)
-            else:
+            elif isinstance(data, m.Frame):
                 found.append(memoryview(self.frames[data.index]))
+            elif resolve is None:
+                raise WireError(f"bytes in segment {data.id}, where none can be", fault="peer")
+            else:
+                found.append(resolve(data))
         return found
+
+    def pieces(self, packed: m.Packed) -> Sequence[Piece]:
+        """As `take`, with what lies in segments left there: for who passes it on."""
+        return self.take(packed, _as_it_is)
+
+
+def _as_it_is(segment: m.Segment) -> Any:
+    return segment
 
 
 def size_bytes(packed: m.Packed) -> int:
@@ -276,6 +304,9 @@ class Reader(Generic[T]):
                 if data.offset < 0 or data.size < 0 or data.offset + data.size > body_size:
                     where = f"{data.size} bytes at {data.offset}"
                     raise self._refuse(f"a description of {where} of a body of {body_size}")
+            elif isinstance(data, m.Segment):
+                if data.id <= 0 or data.offset < 0 or data.size < 0:
+                    raise self._refuse(f"a description of {data.size} bytes at {data.offset} of segment {data.id}")
             else:
                 if data.index != next_frame - 1 or next_frame >= len(frames):
                     raise self._refuse(f"a description of frame {data.index} of {len(frames) - 1}")
@@ -305,4 +336,6 @@ FROM_STRANGER: Reader[m.Hello] = Reader(m.Hello, "peer")
 FROM_WORKER: Reader[m.FromWorker] = Reader(m.FromWorker, "worker")
 TO_WORKER: Reader[m.ToWorker] = Reader(m.ToWorker, "daemon")
 FROM_ZYGOTE: Reader[m.FromZygote] = Reader(m.FromZygote, "zygote")
+FROM_BORROWER: Reader[m.FromBorrower] = Reader(m.FromBorrower, "borrower")
+TO_BORROWER: Reader[m.ToBorrower] = Reader(m.ToBorrower, "daemon")
 TO_ZYGOTE: Reader[m.ToZygote] = Reader(m.ToZygote, "daemon")

@@ -33,8 +33,21 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, tag=1):
     size: int
 
 
-# Large bytes in pieces, and bytes in shared memory, become further members of this union.
-Bytes = Inline | Frame
+class Segment(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Bytes in shared memory: `size` bytes from `offset` of the segment `id`, which both sides have mapped.
+
+    `use` says what the bytes are to who reads them: a copy of its own (0), the sender's own array, to be read only (1), or
+    to be written in place (2).
+    """
+
+    id: int
+    offset: int
+    size: int
+    use: Literal[0, 1, 2] = 0
+
+
+# Large bytes in pieces become a further member of this union.
+Bytes = Inline | Frame | Segment
 
 #: A pickled value: the pickle stream, then its out-of-band buffers in order.
 Packed = tuple[Bytes, ...]
@@ -360,7 +373,8 @@ class Unwell(Message, frozen=True, tag="unwell"):
 
 class Run(Message, frozen=True, tag="run"):
     """Run an attempt. `call_id` and `name` are for the user's eyes; `log_level` is the least that the caller wants to see;
-    `modules` and `bundles` are as in `Submit`.
+    `modules` and `bundles` are as in `Submit`. `private`: what the function writes into its arguments must not reach their
+    segments, since another attempt may follow. `shares`: the caller can take its result in a segment.
     """
 
     call: int
@@ -373,10 +387,67 @@ class Run(Message, frozen=True, tag="run"):
     log_level: int = 30
     modules: BundleSet | None = None
     bundles: Bundles = ()
+    private: bool = False
+    shares: bool = False
 
     def described(self) -> Packed:
         """Arguments, and payload and bundles where they come along."""
         return _described(self.arguments, self.payload, self.bundles)
+
+
+# -- borrower ↔ daemon (a unix socket of packets, with descriptors beside them) ----------------------------------------
+
+
+class BorrowerHello(Message, frozen=True, tag="borrower-hello"):
+    """A client's first packet on its borrowing socket; a worker, whose socket it was born with, says none."""
+
+    client: bytes
+    secret: bytes
+
+
+class Borrow(Message, frozen=True, tag="borrow"):
+    """A segment of at least so many bytes is wanted. `request` is the borrower's own number."""
+
+    request: int
+    size_bytes: int
+
+
+class Return(Message, frozen=True, tag="return"):
+    """The borrower does not need these any more. `spoiled`: a fork's child may still see them; nobody must use them again."""
+
+    segments: tuple[int, ...]
+    spoiled: bool = False
+
+
+class Lent(Message, frozen=True, tag="lent"):
+    """The answer to `Borrow`. Beside it comes the segment's descriptor, if this borrower has not got it."""
+
+    request: int
+    segment: int
+    size_bytes: int
+
+
+class NotLent(Message, frozen=True, tag="not-lent"):
+    """The other answer to `Borrow`, and why."""
+
+    request: int
+    reason: str
+
+
+class Handed(Message, frozen=True, tag="handed"):
+    """A segment that a message mentions which comes next: a worker may read it, a client has it from now on, with the
+    result of this submission. Beside it comes its descriptor, if this borrower has not got it.
+    """
+
+    segment: int
+    size_bytes: int
+    submission: int = 0
+
+
+class Forgotten(Message, frozen=True, tag="forgotten"):
+    """These are handed anew before they are mentioned again, if ever: the borrower gives up what it keeps of them."""
+
+    segments: tuple[int, ...]
 
 
 # -- zygote ↔ daemon (a unix socket of packets, with descriptors beside them) ------------------------------------------
@@ -412,8 +483,8 @@ class Prepared(Message, frozen=True, tag="prepared"):
 
 
 class Fork(Message, frozen=True, tag="fork"):
-    """Fork a worker; beside it come its stdout, its stderr, its records' pipe, its status page and its line to the daemon, in
-    this order.
+    """Fork a worker; beside it come its stdout, its stderr, its records' pipe, its status page, its line to the daemon and
+    the socket over which it borrows segments, in this order.
 
     `marker` is the random word of this worker's output markers.
     """
@@ -455,7 +526,9 @@ FromWorker = WorkerHello | Finished | PayloadMissing | BundlesMissing | Unwell
 ToWorker = Run
 FromZygote = ZygoteHello | Prepared | Forked | ForkFailed | Exited
 ToZygote = Prepare | Fork | EndNest
-AnyMessage = FromClient | ToClient | FromWorker | ToWorker | FromZygote | ToZygote
+FromBorrower = BorrowerHello | Borrow | Return
+ToBorrower = Lent | NotLent | Handed | Forgotten
+AnyMessage = FromClient | ToClient | FromWorker | ToWorker | FromZygote | ToZygote | FromBorrower | ToBorrower
 
 
 def _described(arguments: Packed, payload: Packed | None, bundles: Bundles) -> Packed:

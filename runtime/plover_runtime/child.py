@@ -1,7 +1,8 @@
 """What a forked child does to become a worker: nothing of the zygote's stays but its imports.
 
 Guarantees: `run` never returns, whatever happens in it, so that no worker ever runs the zygote's loop. The process has
-the worker's pipes as stdout and stderr, no other descriptors but a worker's (records, status page, line), Python's usual
+the worker's pipes as stdout and stderr, no other descriptors but a worker's (records, status page, line, segments),
+Python's usual
 signal handlers, random states of its own, no core dumps, and dies with the zygote. What is below it stays below it (it is a
 subreaper).
 
@@ -47,21 +48,22 @@ def run(
         blas: what `blas_setters` found.
         prepare: what the nest is for.
         fork: what the worker is.
-        descriptors: its stdout, its stderr, its records' pipe, its status page, its line to the daemon.
+        descriptors: its stdout, its stderr, its records' pipe, its status page, its line to the daemon, and the socket over
+            which it borrows segments.
     """
     status = 1
     try:
         die_with_parent(signal.SIGKILL, zygote)
         become_subreaper()
         wakeups.restore()
-        records_fd, page_fd, line_fd = _take_descriptors(descriptors)
+        own = _take_descriptors(descriptors)
         _set_limits()
         _restore(environment)
         _reseed()
         _raise_blas_threads(blas)
         from plover_runtime import worker
 
-        worker.main(prepare, fork, records_fd, page_fd, line_fd)
+        worker.main(prepare, fork, *own)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BaseException:
@@ -84,15 +86,15 @@ def run(
 
 
 # Streams that live as long as the process, hence no context managers.
-def _take_descriptors(descriptors: list[int]) -> tuple[int, int, int]:
-    """Put stdout and stderr in place, close what is none of the worker's, and return its records' pipe, page and line."""
-    stdout_fd, stderr_fd, records_fd, page_fd, line_fd = descriptors
+def _take_descriptors(descriptors: list[int]) -> list[int]:
+    """Put stdout and stderr in place, close what is none of the worker's, and return the others in their order."""
+    stdout_fd, stderr_fd, *own = descriptors
     os.dup2(stdout_fd, 1)
     os.dup2(stderr_fd, 2)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd > 2 and fd not in (records_fd, page_fd, line_fd):
+        if fd > 2 and fd not in own:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(fd)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -103,7 +105,7 @@ def _take_descriptors(descriptors: list[int]) -> tuple[int, int, int]:
     with contextlib.suppress(Exception):  # the same for what C code prints; a libc without the symbol goes without
         libc = ctypes.CDLL(None)
         libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, _IOLBF, ctypes.c_size_t(0))
-    return records_fd, page_fd, line_fd
+    return own
 
 
 def _set_limits() -> None:

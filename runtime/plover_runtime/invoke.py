@@ -19,6 +19,7 @@ import plover
 from plover import context, serialize
 from plover.errors import DeviceError, DeviceOutOfMemory, PayloadTooLarge, PloverError
 from plover.exceptions import pack_exception
+from plover.segments import Out
 from plover.wire import codec
 from plover.wire import messages as m
 from plover.wire.page import StatusPage
@@ -27,6 +28,7 @@ from plover_runtime.admission import admit_run
 from plover_runtime.device import Device
 from plover_runtime.functions import Functions, LiveFunction
 from plover_runtime.modules import Modules
+from plover_runtime.segments import WorkerSegments
 
 _OURS = (str(Path(__file__).parent) + os.sep, str(Path(plover.__file__).parent) + os.sep)
 
@@ -52,13 +54,22 @@ class Invoker:
         page: the worker's status page.
         payload_limit_bytes: how large a result may be.
         modules: what the worker has of the author's own.
+        segments: where large arguments and results lie.
     """
 
-    def __init__(self, device: Device, page: StatusPage, payload_limit_bytes: int, modules: Modules) -> None:
+    def __init__(
+        self,
+        device: Device,
+        page: StatusPage,
+        payload_limit_bytes: int,
+        modules: Modules,
+        segments: WorkerSegments,
+    ) -> None:
         self._device = device
         self._page = page
         self._limit = payload_limit_bytes
         self._modules = modules
+        self._segments = segments
         self._functions = Functions()
         self._pid = os.getpid()
         #: Why this worker's device is of no more use; set once, by a sticky error.
@@ -82,10 +93,11 @@ class Invoker:
         times = [0.0, 0.0, 0.0]
         status: Literal["succeeded", "failed", "interrupted"] = "interrupted"
         packed: list[serialize.Buffer] = []
+        arguments = self._segments.take(incoming)  # before the attempt begins: no interrupt loses a segment
         try:
             if not self._page.is_cancelled(run.call, run.attempt):
                 times[0] = self._page.begin(run.call, run.attempt)
-                status, packed = self._attempt(incoming, function, times, refusal)
+                status, packed = self._attempt(incoming, arguments, function, times, refusal)
             self._page.end()
         except Interrupted:
             self._page.end()
@@ -96,11 +108,16 @@ class Invoker:
         ended = times[2] or time.monotonic()  # of what did not come so far, all that it did was loading, or running
         loaded = times[1] or ended
         timings = m.Timings(times[0] or ended, loaded, ended, function is not None, self._device.simulated)
-        return m.Finished(run.call, run.attempt, status, timings, body.pack(packed)), body
+        pieces = self._segments.place(packed, run.shares)
+        del packed
+        arguments.clear()
+        self._segments.settle()
+        return m.Finished(run.call, run.attempt, status, timings, body.pack(pieces)), body
 
     def _attempt(
         self,
         incoming: codec.Incoming[m.Run],
+        arguments: list[serialize.Buffer],
         function: LiveFunction | None,
         times: list[float],
         refusal: Exception | None,
@@ -113,7 +130,13 @@ class Invoker:
                 assert run.payload is not None
                 function = self._functions.load(run.function, incoming.take(run.payload), run.name)
             with function.classes.entered():
-                args, kwargs = serialize.unpack(incoming.take(run.arguments))
+                args, kwargs = serialize.unpack(arguments)
+            arguments.clear()
+            out = kwargs.get("out")
+            if type(out) is Out:
+                out = kwargs["out"] = out.array
+            else:
+                out = None
             context.set_current(
                 context.CurrentCall(
                     run.call_id,
@@ -130,7 +153,9 @@ class Invoker:
             finally:
                 self._restore()
                 self._leave_if_forked()
-            del args, kwargs
+            if out is not None:
+                value = (value, out)
+            del args, kwargs, out
             self._device.synchronize()
             times[2] = time.monotonic()
             return "succeeded", self._pack(value, function, run)

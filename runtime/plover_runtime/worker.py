@@ -30,9 +30,10 @@ from plover.wire import codec, markers
 from plover.wire import messages as m
 from plover.wire.page import StatusPage, pack
 from plover.wire.stream import HungUp, Stream
-from plover_runtime import fitness, tidy
+from plover_runtime import fitness, segments, tidy
 from plover_runtime.admission import Unfit
 from plover_runtime.device import open_device
+from plover_runtime.heap import Heap
 from plover_runtime.invoke import Interrupted, Invoker, PayloadAbsent
 from plover_runtime.modules import BundlesAbsent, Modules
 from plover_runtime.records import Records
@@ -43,7 +44,7 @@ _EAGER_S = 0.0005
 _exit = os._exit
 
 
-def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_fd: int) -> NoReturn:
+def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_fd: int, segments_fd: int) -> NoReturn:
     """Be a worker, until the daemon or the device ends it."""
     context.enter_worker()
     tidy.without_terminal()
@@ -51,13 +52,15 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
     os.close(page_fd)
     signal.signal(signal.SIGINT, _interrupter(page))
     started = time.monotonic()
+    heap = Heap()
     device = open_device(prepare.device_kind, prepare.devices)
     output = _Output(fork.marker)
     records = Records(records_fd)
     limit_bytes = prepare.payload_limit_bytes + codec.HEADER_LIMIT
     line = Stream(socket.socket(fileno=line_fd), "daemon", limit_bytes, codec.FRAMES_LIMIT + 1, _EAGER_S)
     line.send(codec.write(m.WorkerHello(os.getpid(), versions(), time.monotonic() - started)))
-    invoker = Invoker(device, page, prepare.payload_limit_bytes, Modules(prepare.cache_directory))
+    shared = segments.of_worker(socket.socket(fileno=segments_fd), device)
+    invoker = Invoker(device, page, prepare.payload_limit_bytes, Modules(prepare.cache_directory), shared)
     tidy.remember()
     while True:
         try:
@@ -95,6 +98,7 @@ def main(prepare: m.Prepare, fork: m.Fork, records_fd: int, page_fd: int, line_f
         if unwell is not None:
             _leave(line, codec.write(m.Unwell(unwell), incoming.incarnation))
         del frames, incoming, finished, body
+        heap.trim()
 
 
 def _harm(run: m.Run, finished: m.Finished, harm: str | None) -> str | None:

@@ -2,8 +2,8 @@
 
 It speaks packets of `plover.wire.codec` over a unix socket of the daemon's: `ZygoteHello` with its nest's token, then
 `Prepare` comes with the daemon's pidfd, `Prepared` goes back when the imports are done, and from then on each `Fork`
-(with stdout, stderr, the pipe of records, the status page and the line to the daemon) is answered by `Forked` (with the
-worker's pidfd) or `ForkFailed`, and in the end by `Exited`.
+(with what `plover.wire.messages.Fork` lists) is answered by `Forked` (with the worker's pidfd) or `ForkFailed`, and in the
+end by `Exited`.
 
 Guarantees: one thread and no driver, so that a fork is sound. A worker's end is told once, after its `Forked`, and what
 it left is killed. It ends, with every worker, when the socket ends, the daemon's pidfd fires, or on EndNest or SIGTERM.
@@ -150,7 +150,7 @@ class Zygote:
     # -- workers -------------------------------------------------------------------------------------------------------
 
     def _fork(self, fork: m.Fork, descriptors: list[int]) -> None:
-        if self._prepare is None or len(descriptors) != 5:  # stdout, stderr, records, page, line
+        if self._prepare is None or len(descriptors) != 6:  # stdout, stderr, records, page, line, segments
             self._send(m.ForkFailed(worker=fork.worker, reason=f"{len(descriptors)} descriptors came, or no Prepare"))
             return
         sys.stdout.flush()  # what lies in a buffer at the fork would be written twice

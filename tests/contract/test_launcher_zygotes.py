@@ -110,6 +110,7 @@ class Daemon:
                     records_fd=fd,
                     page_fd=fd,
                     line_fd=fd,
+                    segments_fd=fd,
                 )
             )
 

@@ -81,7 +81,7 @@ class Daemon:
         self.say(prepare)
         assert isinstance(self.hear(), m.Prepared)
         with open(os.devnull) as null:
-            self.say(m.Fork(worker=7, marker=b"m"), *[null.fileno()] * 5)
+            self.say(m.Fork(worker=7, marker=b"m"), *[null.fileno()] * 6)
 
     def say(self, message: Any, *descriptors: int) -> None:
         """Send a packet."""

@@ -170,6 +170,8 @@ def test_every_limit_stands_in_the_document_with_its_default() -> None:
         ("Daemon → client", messages.ToClient),
         ("Worker → daemon", messages.FromWorker),
         ("Daemon → worker", messages.ToWorker),
+        ("Borrower → daemon", messages.FromBorrower),
+        ("Daemon → borrower", messages.ToBorrower),
         ("Zygote → daemon", messages.FromZygote),
         ("Daemon → zygote", messages.ToZygote),
     ],

@@ -68,6 +68,10 @@ def scaled(a, x):
     return a * cp.asarray(x)
 
 x = numpy.arange(100_000, dtype="f8")
+born, out = plover.array(numpy.arange(1 << 18, dtype="f8")), plover.empty(1 << 18)
+gpu_function(lambda x, out: out.__setitem__(..., x + 1))(born, out=out)
+assert (out == born + 1).all()
+assert not any(name in sys.modules for name in ("plover.borrowing", "plover.mappings", "plover.client.segments"))
 assert (scaled(2.0, x) == 2 * x).all()
 assert list(gpu_function(lambda n: n * n).map(range(20))) == [n * n for n in range(20)]
 assert asyncio.run(scaled.aio(1.0, x)).sum() == x.sum()

@@ -323,17 +323,20 @@ def daemon(devices: str = "simulated:1", **options: Any) -> Iterator[Daemon]:
         running.close()
 
 
-def daemon_with(before: str = "", devices: str = "simulated:3", **limits: float) -> str:
-    """A program that starts a daemon whose scheduler has other limits."""
+def daemon_with(
+    before: str = "", devices: str = "simulated:3", shell: dict[str, float] | None = None, **limits: float
+) -> str:
+    """A program that starts a daemon whose scheduler, or shell, has other limits."""
     return f"""
 import sys
 from pathlib import Path
 {before}
-from plover.daemon.config import DaemonConfig
+from plover.daemon.config import DaemonConfig, DaemonLimits
 from plover.daemon.run import serve
 from plover.daemon.scheduler.config import Limits
 config = DaemonConfig(
-    addresses=(sys.argv[1],), state_dir=Path(sys.argv[2]), devices={devices!r}, scheduler_limits=Limits(**{limits!r})
+    addresses=(sys.argv[1],), state_dir=Path(sys.argv[2]), devices={devices!r}, scheduler_limits=Limits(**{limits!r}),
+    limits=DaemonLimits(**{shell or {}!r}),
 )
 serve(config, on_ready=lambda: print("ready", flush=True))
 """

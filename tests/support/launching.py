@@ -100,6 +100,7 @@ class Worker:
         self.marker = secrets.token_bytes(16)
         self.greeted = False  # it has said hello
         ours, self.theirs = socket.socketpair()
+        self.segments, self.their_segments = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.line = Stream(ours, "worker", 1 << 30, 1 << 16)
         self.pid = 0
         self.results: list[tuple[str, Any]] = []
@@ -120,6 +121,8 @@ class Worker:
             os.close(fd)
         self.line.close()
         self.theirs.close()
+        self.segments.close()
+        self.their_segments.close()
         self.page.close()
 
 
@@ -234,6 +237,7 @@ class Rig:
                 records_fd=pipes[2][1],
                 page_fd=worker.page_fd,
                 line_fd=worker.theirs.fileno(),
+                segments_fd=worker.their_segments.fileno(),
             )
         )
         for read_fd, write_fd in pipes:
@@ -242,6 +246,7 @@ class Rig:
             self._ends[read_fd] = worker
             self._poll.register(read_fd, select.POLLIN)
         worker.theirs.close()
+        worker.their_segments.close()
         self._ends[worker.line.fileno()] = worker
         self._poll.register(worker.line.fileno(), select.POLLIN)
         return worker

@@ -44,6 +44,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     records_fd: int
     page_fd: int
     line_fd: int
+    segments_fd: int
 
 
 # -- news --------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""The zygotes' socket, and who connects to it: a stranger, until its first packet proves whose zygote it is.
+"""A socket of packets, and who connects to it: a stranger, until its first packet proves who it is.
+
+Zygotes connect to one, and clients that borrow segments to another.
 
 Guarantees: a stranger has one packet and `HELLO_GRACE_S` for it; whoever brings garbage, a wrong token or nothing is
 dropped and counted. There are never more than `LIMIT`: a flood costs its own oldest members their place, and so cannot
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plover.daemon.launchers import processes
-from plover.daemon.launchers.watching import Watcher
+from plover.daemon.launchers.watching import Watches
 
 #: A zygote says hello as the first thing it does after connecting.
 HELLO_GRACE_S = 5.0
@@ -32,7 +34,7 @@ class Strangers:
         admit: given a connection and its first packet, says whether it takes the connection over.
     """
 
-    def __init__(self, path: Path, watcher: Watcher, admit: Callable[[socket.socket, bytes], bool]) -> None:
+    def __init__(self, path: Path, watcher: Watches, admit: Callable[[socket.socket, bytes], bool]) -> None:
         self.refused = 0  # how many connections were dropped for what they were
         self._path = path
         self._watcher = watcher

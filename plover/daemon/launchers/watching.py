@@ -10,6 +10,17 @@ import contextlib
 import os
 import select
 from collections.abc import Callable
+from typing import Protocol
+
+
+class Watches(Protocol):
+    """What tells of readable descriptors: this file's own, or the daemon's loop."""
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back while it is readable."""
+
+    def unwatch(self, fd: int) -> None:
+        """No more calls."""
 
 
 class Watcher:

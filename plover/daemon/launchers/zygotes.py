@@ -93,7 +93,8 @@ class Zygotes:
             return
         worker = self._nests.add_worker(spec.worker, nest)
         fork = m.Fork(worker=spec.worker, marker=spec.marker)
-        if not self._send(nest, fork, (spec.stdout_fd, spec.stderr_fd, spec.records_fd, spec.page_fd, spec.line_fd)):
+        outputs = (spec.stdout_fd, spec.stderr_fd, spec.records_fd)
+        if not self._send(nest, fork, (*outputs, spec.page_fd, spec.line_fd, spec.segments_fd)):
             self._nests.end_worker(worker, reason=f"the zygote of nest {spec.nest} does not take requests")
 
     def interrupt_worker(self, worker: int) -> None:

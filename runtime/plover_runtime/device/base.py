@@ -32,3 +32,9 @@ class Device(Protocol):
 
     def release_memory(self) -> None:
         """Give back what pools and caches hold and nobody uses."""
+
+    def pin(self, address: int, size_bytes: int) -> None:
+        """Make transfers from and to this memory as fast as the bus; raises what keeps it from that."""
+
+    def unpin(self, address: int) -> None:
+        """This memory, pinned before, will not be there any more."""

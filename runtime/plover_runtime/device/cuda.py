@@ -69,6 +69,7 @@ class CudaDevice:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self._cupy: Any = importlib.import_module("cupy") if importlib.util.find_spec("cupy") else None
+        self._numba_pinned: dict[int, Any] = {}  # what keeps memory registered, by its address
         self._numba: Any = importlib.import_module("numba.cuda") if importlib.util.find_spec("numba") else None
         if self._cupy:
             self._cupy.cuda.Device(0).use()
@@ -114,6 +115,20 @@ class CudaDevice:
         else:
             free, total = self._numba.current_context().get_memory_info()
         return int(free), int(total)
+
+    def pin(self, address: int, size_bytes: int) -> None:
+        """Register it with the driver (cudaHostRegister)."""
+        if self._cupy:
+            self._cupy.cuda.runtime.hostRegister(address, size_bytes, 0)
+        else:
+            self._numba_pinned[address] = self._numba.current_context().mempin(None, address, size_bytes)
+
+    def unpin(self, address: int) -> None:
+        """Take it back from the driver; memory that was not registered is an error of the driver's."""
+        if self._cupy:
+            self._cupy.cuda.runtime.hostUnregister(address)
+        else:
+            del self._numba_pinned[address]
 
     def release_memory(self) -> None:
         """Collect, then empty CuPy's pools and its cache of FFT plans."""

@@ -47,6 +47,12 @@ class SimulatedDevice:
         """Free and total bytes of the size that it was given."""
         return simulator.memory_info()
 
+    def pin(self, address: int, size_bytes: int) -> None:
+        """Nothing is gained by it here."""
+
+    def unpin(self, address: int) -> None:
+        """Nothing was done."""
+
     def release_memory(self) -> None:
         """Drop what is unreferenced."""
         gc.collect()

@@ -19,6 +19,7 @@ from plover.daemon.scheduler.events import CallSubmitted, ClientConnected, Clien
 from plover.daemon.scheduler.scheduler import Scheduler
 
 CONFIG = DaemonConfig(addresses=("ipc:///run/x/daemon.sock",), state_dir=Path("/state"))
+SEGMENTS = {"bytes": 3, "segments": 2, "free": 1, "lent": 1, "fallbacks": {"not lent": 4}}
 TOKEN = b"secret-token-of-a-worker"
 
 
@@ -31,6 +32,7 @@ def shell() -> Any:
         started=10.0,
         workers=[types.SimpleNamespace(number=1, pid=77, token=TOKEN), types.SimpleNamespace(number=2, pid=0)],
         functions=functions,
+        lending=types.SimpleNamespace(document=lambda: SEGMENTS),
         post=types.SimpleNamespace(refused=Counter({"peer": 2}), doors=types.SimpleNamespace(shut=["ipc:///full"])),
         secret=b"the-secret-of-the-socket",
         scheduler=Scheduler(
@@ -49,6 +51,7 @@ def test_it_says_what_the_daemon_knows_of_itself() -> None:
     assert (found["incarnation"], found["uptime_s"], found["launcher"]) == ("abc", 2.5, "process")
     assert found["pids"] == {"1": 77, "2": None}
     assert (found["functions"], found["refused_messages"]) == (1, {"peer": 2})
+    assert found["segments"] == SEGMENTS
     assert found["full"] == ["ipc:///full"]
     assert len(found["versions"]) == 3
     assert found["scheduler"]["devices"][0]["id"] == "simulated:0"
@@ -68,6 +71,7 @@ def test_a_client_that_is_silent_while_it_has_calls_is_named() -> None:
     assert f"    {b'silent'.hex()} of tenant default: silent for 17 s, 1 calls unfinished" in lines
     assert not any(b"anothe".hex() in line for line in lines)
     assert "  full: too many connections, so nobody else is let in at ipc:///full" in lines
+    assert "  shared memory: 3 bytes in 2 segments, 1 of them free; not lent: 4 times" in lines
 
 
 def test_it_names_every_limit() -> None:

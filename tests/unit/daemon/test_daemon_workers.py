@@ -42,7 +42,7 @@ class FakeLauncher:
 def launched(workers: Workers, number: int = 1) -> tuple[WorkerRecord, Any]:
     launcher = FakeLauncher()
     record = workers.add(number, nest=5)
-    record.launch(launcher, socket.socket(socket.AF_UNIX))  # type: ignore[arg-type]
+    record.launch(launcher, socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX))  # type: ignore[arg-type]
     return record, launcher
 
 
@@ -50,7 +50,7 @@ def test_a_launch_hands_over_and_keeps_nothing_of_the_workers(workers: Workers) 
     record, launcher = launched(workers)
     (spec,) = launcher.specs
     assert (spec.worker, spec.nest, spec.marker) == (1, 5, record.word)
-    for fd in (spec.stdout_fd, spec.stderr_fd, spec.records_fd, spec.page_fd, spec.line_fd):
+    for fd in (spec.stdout_fd, spec.stderr_fd, spec.records_fd, spec.page_fd, spec.line_fd, spec.segments_fd):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
     launcher.pages[0].close()

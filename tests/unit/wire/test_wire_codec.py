@@ -185,6 +185,12 @@ class TestRefusals:
         frames = [*submit(codec.Body(), (m.Frame(0, 5),)), b"four"]
         assert refusal(codec.FROM_CLIENT, frames)[0] == "the client sent a frame of 4 bytes, described as 5"
 
+    @pytest.mark.parametrize("segment", [m.Segment(0, 0, 1), m.Segment(1, -1, 1), m.Segment(1, 0, -1)])
+    def test_a_piece_of_no_segment(self, segment: m.Segment) -> None:
+        text, _ = refusal(codec.FROM_CLIENT, submit(codec.Body(), (segment,)))
+        what = f"{segment.size} bytes at {segment.offset} of segment {segment.id}"
+        assert text == f"the client sent a description of {what}"
+
     def test_a_frame_that_nothing_describes(self) -> None:
         frames = [*codec.write(m.Ping()), b"more", b"and more"]
         text, _ = refusal(codec.FROM_CLIENT, frames)
@@ -199,6 +205,22 @@ class TestRefusals:
         text, fault = refusal(READERS[side], [b"??" + bytes(14)])
         assert text.startswith(f"the {side} sent ")
         assert fault == side
+
+
+class TestSegments:
+    def test_what_lies_in_a_segment_is_mentioned_and_found_by_who_knows_it(self) -> None:
+        body = codec.Body()
+        there = m.Segment(3, 64, 5, 1)
+        packed = body.pack([b"stream", there, b"x" * 20_000])
+        incoming = codec.FROM_CLIENT.read(submit(body, packed))
+        assert [type(each) for each in incoming.message.arguments] == [m.Inline, m.Segment, m.Frame]
+        assert codec.size_bytes(packed) == 6 + 5 + 20_000
+        assert incoming.pieces(packed)[1] == there
+        assert incoming.take(packed, lambda segment: bytes(segment.size))[1] == bytes(5)
+        again = codec.Body()
+        assert again.pack(incoming.pieces(packed))[1] == there
+        with pytest.raises(WireError, match="bytes in segment 3, where none can be"):
+            incoming.take(packed)
 
 
 class TestDirections:
