@@ -12,7 +12,19 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["ENTRIES", "FLOORS", "PEERS", "PLOVER", "REFERENCE", "Contestant", "Entry", "Ships", "nap", "no_op", "plus_one"]
+__all__ = [
+    "ENTRIES",
+    "FLOORS",
+    "PEERS",
+    "PLOVER",
+    "REFERENCE",
+    "Contestant",
+    "Entry",
+    "Ships",
+    "nap",
+    "no_op",
+    "plus_one",
+]
 
 
 class Contestant(Protocol):

@@ -31,6 +31,7 @@ class Driver:
         if command == "start":
             self._contestant = ENTRIES[self._name].load()
             self._contestant.start(**arguments)
+            self._contestant.naps(100 * arguments["workers"], 0.01)  # until all workers are warm
             self._measure = Measure(self._contestant, **arguments)
             return self._contestant.address()
         if command == "stop":

@@ -41,7 +41,12 @@ class Plover:
         directory = Path(self._directory.name)
         bound = self._listen(directory, workers, f"ipc://{directory}/s/daemon.sock")
         self.attach(bound[0])
-        self.naps(8 * workers, 0.01)  # all workers are there
+        seen: set[str | None] = set()
+        while len(seen) < workers:
+            futures = [nap.submit(0.01) for _ in range(4 * workers)]
+            for future in futures:
+                future.result()
+            seen |= {future.receipt.worker for future in futures if future.receipt is not None}
 
     def _listen(self, directory: Path, workers: int, *addresses: str) -> list[str]:
         where = [word for address in addresses for word in ("--bind", address)]

@@ -133,7 +133,7 @@ class Player:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                env=_environment(self._mark, self._home),
+                env=_environment(self._mark, self._home, self._python),
                 cwd=ROOT,
             )
         try:
@@ -158,13 +158,10 @@ class Player:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
         except BrokenPipeError:
             raise Failed(f"{self.name}: {what}: its process has ended, see {self._log}") from None
-        answer = json.loads(self._line(limit_s, what))
+        answer = json.loads(_line(self._process, limit_s, f"{self.name}: {what}"))
         if "error" in answer:
             raise Failed(f"{self.name}: {what}: {answer['error']}")
         return answer["value"]
-
-    def _line(self, limit_s: float, what: str) -> bytes:
-        return _line(self._process, limit_s, f"{self.name}: {what}")
 
     def close(self) -> None:
         """Let it end what it started; what is left is killed."""
@@ -199,8 +196,9 @@ def fresh_client_s(name: str, address: str, environment_of: str, limit_s: float 
         limit_s: how long it may take.
     """
     mark, home = secrets.token_hex(8), tempfile.mkdtemp(prefix="plvh-", dir="/tmp")
-    command = [python_for(ENTRIES[environment_of]), "-m", "benchmarks.driver", name, "--first", address]
-    environment = _environment(mark, home)
+    python = python_for(ENTRIES[environment_of])
+    command = [python, "-m", "benchmarks.driver", name, "--first", address]
+    environment = _environment(mark, home, python)
     began = time.perf_counter()
     process = subprocess.Popen(
         command,
@@ -227,9 +225,11 @@ def fresh_client_s(name: str, address: str, environment_of: str, limit_s: float 
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _environment(mark: str, home: str) -> dict[str, str]:
+def _environment(mark: str, home: str, python: str) -> dict[str, str]:
+    """No settings of the user's; the programs of the contestant's environment first."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PLOVER_", "PYTHON"))}
-    return kept | {_MARK: mark, "HOME": home, "XDG_CONFIG_HOME": home, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(Path(python).parent), kept.get("PATH", os.defpath)])
+    return kept | {_MARK: mark, "HOME": home, "XDG_CONFIG_HOME": home, "PYTHONPATH": str(ROOT), "PATH": path}
 
 
 def _line(process: subprocess.Popen[bytes], limit_s: float, what: str) -> bytes:

@@ -57,8 +57,8 @@ class CeleryQueue:
         _use(self._path)
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery", "worker", "--loglevel", "ERROR"]
         options = ["--concurrency", str(workers), "--without-gossip", "--without-mingle", "--without-heartbeat"]
-        self._processes.append(subprocess.Popen([*command, *options]))
-        self.naps(8 * workers, 0.01)
+        self._processes.append(subprocess.Popen([*command, *options], env=os.environ | {"C_FORCE_ROOT": "1"}))
+        self.call()
 
     def address(self) -> str:
         """The socket's path."""

@@ -23,7 +23,7 @@ class Dask:
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
         )
         self._client = Client(self._cluster)
-        self.naps(8 * workers, 0.01)
+        self.call()
 
     def address(self) -> str:
         """The scheduler's."""

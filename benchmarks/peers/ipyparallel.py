@@ -31,7 +31,7 @@ class IPyParallel:
         name = f"ipcontroller-{self._cluster.cluster_id}-client.json"
         self._address = os.path.join(directory, "security", name)
         self._look()
-        self.naps(8 * workers, 0.01)
+        self.call()
 
     def _look(self) -> None:
         self._engine = self._client[0]

@@ -33,7 +33,7 @@ class Parsl:
             provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
         )
         library.load(Config(executors=[executor], run_dir=self._directory.name, usage_tracking=0, strategy="none"))
-        self.naps(8 * workers, 0.01)
+        self.call()
 
     def address(self) -> str:
         """None: it belongs to its client."""

@@ -22,7 +22,7 @@ class Pool:
     def start(self, workers: int) -> None:
         """A pool, warm."""
         self._pool = self._make(workers)
-        self.naps(8 * workers, 0.01)
+        self.call()
 
     def address(self) -> str:
         """None: a pool belongs to its client."""

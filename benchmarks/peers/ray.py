@@ -51,7 +51,7 @@ class Tasks:
         )
         self._address = context.address_info["address"]
         self._made(workers)
-        self.naps(8 * workers, 0.01)
+        self.call()
 
     def _made(self, workers: int) -> None:
         """Whatever a started cluster needs beside."""

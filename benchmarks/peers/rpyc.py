@@ -1,7 +1,7 @@
 """RPyC: a server process for each worker, reached through unix sockets. Arrays travel as bytes, which it sends by value.
 
-A client that only asks and does not listen meanwhile, and a server that answers into a full socket, wait for each other: hence
-the window.
+A client that only asks and does not listen meanwhile, and a server that answers into a full socket, wait for each other:
+hence the window.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import rpyc
 from rpyc.utils.server import ThreadedServer
 
 from benchmarks.contestant import nap, no_op, plus_one
-
 
 _WINDOW = 64
 
