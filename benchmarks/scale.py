@@ -21,11 +21,10 @@ import multiprocessing
 import resource
 import select
 import socket
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,6 +124,7 @@ class _Bench:
 
     def __init__(self, clients: int, pid: int, address: str, control: socket.socket) -> None:
         self.pid = pid
+        self.bytes_per_queued = 0.0
         self._control = control
         self._address = address
         self._context = zmq.Context()
@@ -214,24 +214,34 @@ def _resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def measure(queued: int, workers: int, clients: int, calls: int, rounds: int) -> Cost:
-    """Fill the queue, then have so many calls done in each of the rounds while it stays full; the median of the rounds."""
-    with _bench(workers, clients, queued) as bench:
-        bench.fill(clients)  # functions and workers are known, and the estimates are real
-        bench.work(clients, again=False)
-        warm = max(clients, 20 * workers)
-        bench.fill(warm)
-        bench.work(warm, again=False)
-        empty = _resident_bytes(bench.pid)
-        bench.fill(queued)
-        full = _resident_bytes(bench.pid)
-        bench.work(calls, again=True)
-        costs = []
-        for _ in range(rounds):
-            before = _cpu_s(bench.pid)
+def measure(sizes: Iterable[tuple[int, int]], clients: int, calls: int, rounds: int) -> list[Cost]:
+    """Fill a queue for each size, then have so many calls done in each while it stays full, all sizes in turns: the least of
+    the rounds, since a busy machine can only add.
+
+    Args:
+        sizes: (queued, workers) each.
+        clients: connected to each daemon.
+        calls: in each round.
+        rounds: how many.
+    """
+    with contextlib.ExitStack() as stack:
+        benches = {}
+        for queued, workers in sizes:
+            bench = benches[queued, workers] = stack.enter_context(_bench(workers, clients, queued))
+            for warm in (clients, max(clients, 20 * workers)):  # functions and workers are known, estimates are real
+                bench.fill(warm)
+                bench.work(warm, again=False)
+            empty = _resident_bytes(bench.pid)
+            bench.fill(queued)
+            bench.bytes_per_queued = (_resident_bytes(bench.pid) - empty) / queued
             bench.work(calls, again=True)
-            costs.append((_cpu_s(bench.pid) - before) / calls)
-        return Cost(queued, workers, clients, statistics.median(costs) * 1e6, (full - empty) / queued)
+        costs: dict[tuple[int, int], list[float]] = {size: [] for size in benches}
+        for _ in range(rounds):
+            for size, bench in benches.items():
+                before = _cpu_s(bench.pid)
+                bench.work(calls, again=True)
+                costs[size].append((_cpu_s(bench.pid) - before) / calls)
+        return [Cost(*size, clients, min(costs[size]) * 1e6, benches[size].bytes_per_queued) for size in benches]
 
 
 def main() -> int:
@@ -250,24 +260,21 @@ def main() -> int:
     most_workers, few = max(arguments.workers), sorted(arguments.queued)[len(arguments.queued) // 2]
     by_queue = [(queued, most_workers) for queued in arguments.queued]
     by_workers = [(few, workers) for workers in arguments.workers]
-    costs = {}
-    for queued, workers in dict.fromkeys(by_queue + by_workers):
-        costs[queued, workers] = measure(queued, workers, arguments.clients, arguments.calls, arguments.rounds)
-        if not arguments.json:
-            cost = costs[queued, workers]
-            print(
-                f"{queued:>8,} queued, {workers:>3} workers, {arguments.clients:,} clients: "
-                f"{cost.call_us:>6.1f} µs of the daemon's CPU a call, {cost.bytes_per_queued:>6,.0f} bytes a queued call",
-                flush=True,
-            )
+    sizes = dict.fromkeys(by_queue + by_workers)
+    costs = measure(sizes, arguments.clients, arguments.calls, arguments.rounds)
+    call_us = {(cost.queued, cost.workers): cost.call_us for cost in costs}
     growth = {
-        "queued": max(costs[each].call_us for each in by_queue) / min(costs[each].call_us for each in by_queue) - 1,
-        "workers": max(costs[each].call_us for each in by_workers) / min(costs[each].call_us for each in by_workers)
-        - 1,
+        what: max(call_us[each] for each in series) / min(call_us[each] for each in series) - 1
+        for what, series in (("queued calls", by_queue), ("workers", by_workers))
     }
     if arguments.json:
-        print(json.dumps({"costs": [cost._asdict() for cost in costs.values()], "growth": growth}, indent=2))
+        print(json.dumps({"costs": [cost._asdict() for cost in costs], "growth": growth}, indent=2))
     else:
+        for cost in costs:
+            print(
+                f"{cost.queued:>8,} queued, {cost.workers:>3} workers, {cost.clients:,} clients: "
+                f"{cost.call_us:>6.1f} µs of the daemon's CPU a call, {cost.bytes_per_queued:>6,.0f} bytes a queued call"
+            )
         print(", ".join(f"over {what} {share:+.0%}" for what, share in growth.items()), f"(bar: {FLAT:+.0%})")
     return int(arguments.check and any(share > FLAT for share in growth.values()))
 
