@@ -46,11 +46,11 @@ class Verdict(NamedTuple):
 
 
 def _own(part: str, figure: str, name: str = "plover") -> Callable[[Results], float]:
-    return lambda results: results[name][part][figure]
+    return lambda results: float(results[name][part][figure])
 
 
 def _beside(peer: str, figure: str) -> Callable[[Results], float]:
-    return lambda results: results[peer]["beside"][figure]
+    return lambda results: float(results[peer]["beside"][figure])
 
 
 def _ahead(*peers: str) -> Callable[[Results], float]:

@@ -20,10 +20,12 @@ __all__ = [
     "REFERENCE",
     "Contestant",
     "Entry",
+    "Shares",
     "Ships",
     "nap",
     "no_op",
     "plus_one",
+    "plus_one_into",
 ]
 
 
@@ -63,6 +65,17 @@ class Ships(Protocol):
         """Run it, and return what it returns. Its bytes travel the first time only."""
 
 
+@runtime_checkable
+class Shares(Protocol):
+    """A contestant that has arrays which cross without a copy."""
+
+    def shared(self, count: int) -> np.ndarray:
+        """A new one of so many float64."""
+
+    def echo_shared(self, array: np.ndarray, out: np.ndarray) -> None:
+        """As `echo`, from one of them into another."""
+
+
 # -- what they run -----------------------------------------------------------------------------------------------------
 
 
@@ -73,6 +86,11 @@ def no_op() -> None:
 def plus_one(array: Any) -> Any:
     """A new array, so that nothing can come back that was never sent."""
     return array + 1
+
+
+def plus_one_into(array: Any, out: Any) -> None:
+    """The same, where the caller has a place for it."""
+    np.add(array, 1, out=out)
 
 
 def nap(seconds: float) -> None:

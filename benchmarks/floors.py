@@ -149,7 +149,7 @@ class Relay:
     _back = "back"
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plvb-", dir="/tmp")
+        self._directory = tempfile.TemporaryDirectory(prefix="b-")
         self._spawn = multiprocessing.get_context("spawn")
         self._processes: list[Any] = []
         self._context = zmq.Context()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,10 @@ from benchmarks.stage import Failed, Player, busy, fresh_client_s, player, versi
 __all__ = ["FULL", "QUICK", "Settings", "match"]
 
 Figures = dict[str, float]
+
+
+#: No further round of a kind begins after so long.
+_KIND_S = 90.0
 
 
 class Settings(NamedTuple):
@@ -66,7 +71,8 @@ def match(
     Args:
         name: whom.
         settings: how much.
-        kinds: what: ``round_trips``, ``burst``, ``echo``, ``shipped``, ``first`` (with one worker), ``naps`` (with two).
+        kinds: what: ``round_trips``, ``burst``, ``first``, ``shipped``, ``echo``, ``shared`` (with one worker, the last of
+            this one alone), ``naps`` (with two).
         reference: whose multiples its figures are.
         beside: who else is measured in the same rounds, so that the two can be compared; None for nobody.
 
@@ -110,7 +116,10 @@ def _play(
         for kind in kinds:
             try:
                 pace = _pace(kind, me, settings)
+                give_up = time.monotonic() + _KIND_S
                 for number in range(settings.rounds):
+                    if number and time.monotonic() > give_up:
+                        break
                     turns = [me] if beside is None else [me, seats[beside]]
                     found: dict[str, Figures] = {}
                     first = pace(base)
@@ -137,6 +146,8 @@ def _pace(kind: str, me: Player, settings: Settings) -> Callable[[Player], Figur
         return lambda each: each.do("burst", count=count)
     if kind == "echo":
         return lambda each: each.do("echo", size_bytes=settings.array_bytes)
+    if kind == "shared":
+        return lambda each: each.do("shared", size_bytes=settings.array_bytes) if each is me else {}
     if kind == "shipped":
         return lambda each: each.do("shipped", size_bytes=settings.shipped_bytes)
     if kind == "first":

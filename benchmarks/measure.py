@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestant import Contestant, Ships
+from benchmarks.contestant import Contestant, Shares, Ships
 
 __all__ = ["Measure"]
 
@@ -78,6 +78,20 @@ class Measure:
         assert back.shape == array.shape
         assert (back[0], back[-1]) == (array[0] + 1, array[-1] + 1)
         return elapsed
+
+    def shared(self, size_bytes: int) -> dict[str, float]:
+        """As `echo`, but both arrays were made in shared memory, and stay there."""
+        assert isinstance(self._contestant, Shares), "it has no arrays that are born in shared memory"
+        array, out = (self._contestant.shared(size_bytes // 8) for _ in range(2))
+        array[:] = np.arange(len(array), dtype="f8")
+        spare = np.empty_like(array)
+        self._contestant.echo_shared(array, out)
+        before = _memcpy(array, spare)
+        began = time.perf_counter()
+        self._contestant.echo_shared(array, out)
+        rate = 2 * size_bytes / (time.perf_counter() - began) / 1e9
+        assert (out[0], out[-1]) == (array[0] + 1, array[-1] + 1)
+        return {"shared_gb_s": rate, "shared_of_memcpy": rate / ((before + _memcpy(array, spare)) / 2)}
 
     def naps(self, count: int) -> dict[str, float]:
         """Many short calls on all workers: the time that it should take at best, by the time that it takes."""

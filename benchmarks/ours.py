@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import plover
 from benchmarks import contestant
 from plover import GpuFunction, gpu_function
 
@@ -22,6 +23,7 @@ def _of_a_script(function: Any) -> Any:
     return gpu_function(function)
 
 
+plus_one_into = _of_a_script(contestant.plus_one_into)
 no_op = _of_a_script(contestant.no_op)
 plus_one = _of_a_script(contestant.plus_one)
 nap = _of_a_script(contestant.nap)
@@ -31,7 +33,7 @@ class Plover:
     """Over ipc."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plvb-", dir="/tmp")
+        self._directory = tempfile.TemporaryDirectory(prefix="b-")
         self._process: subprocess.Popen[str] | None = None
         self._address = ""
         self._functions: dict[Callable[[], int], GpuFunction[[], int]] = {}
@@ -92,6 +94,17 @@ class Plover:
         if known is None:
             self._functions = {function: (known := gpu_function(function))}
         return known()
+
+    def shared(self, count: int) -> np.ndarray:
+        """Born in a segment."""
+        if not hasattr(plover, "empty"):
+            raise NotImplementedError("this version of Plover has no arrays that are born in shared memory")
+        array: np.ndarray = plover.empty((count,), "f8")
+        return array
+
+    def echo_shared(self, array: np.ndarray, out: np.ndarray) -> None:
+        """What the function writes into `out` is the caller's."""
+        plus_one_into(array, out=out)
 
     def stop(self) -> None:
         """End the daemon."""

@@ -25,7 +25,7 @@ def contestants_table(results: Mapping[str, Any], order: Iterable[str]) -> list[
 
 def _row(result: Mapping[str, Any]) -> list[str]:
     if "absent" in result:
-        return [result["title"], result["absent"]] + [""] * (len(_COLUMNS) - 2)
+        return [result["title"], "absent"] + [""] * (len(_COLUMNS) - 2)
     medians, ratios, failed = result["medians"], result["to_reference"], result["failed"]
 
     def cell(kind: str, figure: str, form: str, of: Mapping[str, float] = medians) -> str:
@@ -57,9 +57,11 @@ def bars_table(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def remarks(results: Mapping[str, Any]) -> list[str]:
-    """What failed, and where the machine was in use by others."""
+    """Who was absent, what failed, and where the machine was in use by others."""
     said = []
     for result in results.values():
+        if "absent" in result:
+            said.append(f"{result['title']} was not measured: {result['absent']}")
         for kind, reason in result.get("failed", {}).items():
             said.append(f"{result['title']} failed at {kind}: {reason}")
         if max(result.get("busy", [0.0])) > QUIET:

@@ -273,8 +273,10 @@ def main() -> int:
         for cost in costs:
             print(
                 f"{cost.queued:>8,} queued, {cost.workers:>3} workers, {cost.clients:,} clients: "
-                f"{cost.call_us:>6.1f} µs of the daemon's CPU a call, {cost.bytes_per_queued:>6,.0f} bytes a queued call"
+                f"{cost.call_us:>6.1f} µs of the daemon's CPU a call"
             )
+        most = max(costs)
+        print(f"{most.bytes_per_queued:,.0f} bytes of the daemon's memory a queued call, at {most.queued:,}")
         print(", ".join(f"over {what} {share:+.0%}" for what, share in growth.items()), f"(bar: {FLAT:+.0%})")
     return int(arguments.check and any(share > FLAT for share in growth.values()))
 

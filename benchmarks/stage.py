@@ -122,7 +122,7 @@ class Player:
         self.name = name
         self._limit_s = limit_s
         self._mark = secrets.token_hex(8)
-        self._home = tempfile.mkdtemp(prefix="plvh-", dir="/tmp")
+        self._home = tempfile.mkdtemp(prefix="b-", dir="/tmp")
         self._log = DIRECTORY / "logs" / f"{name}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._python = python_for(ENTRIES[name])
@@ -195,7 +195,7 @@ def fresh_client_s(name: str, address: str, environment_of: str, limit_s: float 
         environment_of: the contestant in whose environment it is.
         limit_s: how long it may take.
     """
-    mark, home = secrets.token_hex(8), tempfile.mkdtemp(prefix="plvh-", dir="/tmp")
+    mark, home = secrets.token_hex(8), tempfile.mkdtemp(prefix="b-", dir="/tmp")
     python = python_for(ENTRIES[environment_of])
     command = [python, "-m", "benchmarks.driver", name, "--first", address]
     environment = _environment(mark, home, python)
@@ -226,10 +226,19 @@ def fresh_client_s(name: str, address: str, environment_of: str, limit_s: float 
 
 
 def _environment(mark: str, home: str, python: str) -> dict[str, str]:
-    """No settings of the user's; the programs of the contestant's environment first."""
+    """No settings of the user's; the programs of the contestant's environment first; what it leaves behind lies in `home`,
+    whose path is short, since a socket's has 107 bytes.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PLOVER_", "PYTHON"))}
     path = os.pathsep.join([str(Path(python).parent), kept.get("PATH", os.defpath)])
-    return kept | {_MARK: mark, "HOME": home, "XDG_CONFIG_HOME": home, "PYTHONPATH": str(ROOT), "PATH": path}
+    return kept | {
+        _MARK: mark,
+        "HOME": home,
+        "TMPDIR": home,
+        "XDG_CONFIG_HOME": home,
+        "PYTHONPATH": str(ROOT),
+        "PATH": path,
+    }
 
 
 def _line(process: subprocess.Popen[bytes], limit_s: float, what: str) -> bytes:

@@ -44,7 +44,7 @@ class CeleryQueue:
     """Client, Redis, workers."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plvb-", dir="/tmp")
+        self._directory = tempfile.TemporaryDirectory(prefix="b-")
         self._processes: list[subprocess.Popen[bytes]] = []
         self._path = f"{self._directory.name}/redis.sock"
 

@@ -16,7 +16,7 @@ class IPyParallel:
     """A cluster of this machine."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plvb-", dir="/tmp")
+        self._directory = tempfile.TemporaryDirectory(prefix="b-")
         self._cluster: Any = None
         self._client: Any = None
         self._address = ""

@@ -18,7 +18,7 @@ class Parsl:
     """Apps on one executor."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plvb-", dir="/tmp")
+        self._directory = tempfile.TemporaryDirectory(prefix="b-")
         self._no_op: Any = library.python_app(no_op)
         self._plus_one: Any = library.python_app(plus_one)
         self._nap: Any = library.python_app(nap)

@@ -41,7 +41,7 @@ class Pyro:
     """One proxy for each worker."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plvb-", dir="/tmp")
+        self._directory = tempfile.TemporaryDirectory(prefix="b-")
         self._processes: list[Any] = []
         self._addresses: list[str] = []
         self._proxies: list[Any] = []

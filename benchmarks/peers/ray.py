@@ -33,7 +33,7 @@ class Tasks:
     """Remote functions."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plvb-", dir="/tmp")
+        self._directory = tempfile.TemporaryDirectory(prefix="b-")
         self._address = ""
         self._no_op: Any = ray.remote(no_op)
         self._plus_one: Any = ray.remote(plus_one)

@@ -53,7 +53,7 @@ class Rpyc:
     """One connection to each worker."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plvb-", dir="/tmp")
+        self._directory = tempfile.TemporaryDirectory(prefix="b-")
         self._processes: list[Any] = []
         self._connections: list[Any] = []
 
