@@ -97,6 +97,8 @@ class Pyro:
             thread.start()
         for thread in threads:
             thread.join()
+        for proxy in self._proxies:
+            proxy._pyroClaimOwnership()
 
     def stop(self) -> None:
         """End the daemons."""
