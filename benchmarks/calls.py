@@ -121,6 +121,8 @@ def main() -> int:
         slower = regression()
         print("\n".join(slower))
         return int(bool(slower))
+    if arguments.document and arguments.quick:
+        parser.error("--quick is to see whether it works: its figures are not for --document")
     settings = QUICK if arguments.quick else FULL
     if arguments.rounds:
         settings = settings._replace(rounds=arguments.rounds)

@@ -73,10 +73,8 @@ def _plot(source: Path, target: Path) -> None:
     from matplotlib import pyplot
 
     results = json.loads(source.read_text())["results"]
-    names = [
-        name for name in ENTRIES if "p50_us" in results.get(name, {}).get("to_reference", {}) and "tcp" not in name
-    ]
-    names = [name for name in names if name != "curve"]
+    local = [name for name in ENTRIES if name not in ("tcp", "curve", "plover-tcp")]
+    names = [name for name in local if "p50_us" in results.get(name, {}).get("to_reference", {})]
     figure, sides = pyplot.subplots(1, 2, figsize=(9, 0.6 + 0.3 * len(names)), sharey=True, layout="constrained")
     for side, key, title in (
         (sides[0], "p50_us", "warm no-op, p50 (less is better)"),

@@ -86,7 +86,7 @@ def match(
     """
     if beside == name:
         beside = None
-    result: dict[str, Any] = {"title": ENTRIES[name].title, "versions": versions(ENTRIES[name])}
+    result: dict[str, Any] = {"title": ENTRIES[name].title, "reference": reference, "versions": versions(ENTRIES[name])}
     before = busy()
     single = tuple(kind for kind in kinds if kind != "naps")
     own, ratios, others = _Series(), _Series(), _Series()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.bars import judge
+from benchmarks.contestant import REFERENCE
 
 __all__ = ["QUIET", "as_text", "bars_table", "contestants_table", "remarks"]
 
@@ -26,7 +27,8 @@ def contestants_table(results: Mapping[str, Any], order: Iterable[str]) -> list[
 def _row(result: Mapping[str, Any]) -> list[str]:
     if "absent" in result:
         return [result["title"], "absent"] + [""] * (len(_COLUMNS) - 2)
-    medians, ratios, failed = result["medians"], result["to_reference"], result["failed"]
+    medians, failed = result["medians"], result["failed"]
+    ratios = result["to_reference"] if result["reference"] == REFERENCE else {}
 
     def cell(kind: str, figure: str, form: str, of: Mapping[str, float] = medians) -> str:
         if figure in of:

@@ -13,6 +13,7 @@ from benchmarks.bars import BARS, judge
 def result(title: str, beside: dict[str, float] | None = None, **figures: float) -> dict[str, Any]:
     return {
         "title": title,
+        "reference": "relay",
         "medians": figures,
         "to_reference": figures,
         "beside": beside or {},
