@@ -121,6 +121,7 @@ class Player:
     def __init__(self, name: str, workers: int, limit_s: float = 60.0) -> None:
         self.name = name
         self._limit_s = limit_s
+        self._is_lost = False
         self._mark = secrets.token_hex(8)
         self._home = tempfile.mkdtemp(prefix="b-", dir="/tmp")
         self._log = DIRECTORY / "logs" / f"{name}.log"
@@ -153,12 +154,16 @@ class Player:
 
     def _ask(self, limit_s: float, /, **command: Any) -> Any:
         what = command["command"]
+        if self._is_lost:
+            raise Failed(f"{self.name}: {what}: it has failed to answer before")
+        self._is_lost = True  # until it answers: what comes late would be taken for the answer to something else
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
         except BrokenPipeError:
             raise Failed(f"{self.name}: {what}: its process has ended, see {self._log}") from None
         answer = json.loads(_line(self._process, limit_s, f"{self.name}: {what}"))
+        self._is_lost = False
         if "error" in answer:
             raise Failed(f"{self.name}: {what}: {answer['error']}")
         return answer["value"]
