@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,29 +18,6 @@ from plover.wire import messages as m
 from tests.support.daemons import PATIENCE_S, Fifo, RawPeer
 from tests.support.daemons import plover as command
 from tests.support.remote import Host, RawGuest, User, configuration, host, proxy, run
-
-
-@pytest.fixture(scope="module")
-def gpu1() -> Iterator[Host]:
-    """A host, shared by the module's tests."""
-    running = Host()
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def me(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> User:
-    """The user that this process is, with keys that nobody knows yet."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "me"))
-    return User(tmp_path / "me")
-
-
-@pytest.fixture
-def alice(me: User, gpu1: Host) -> Iterator[User]:
-    """The user that this process is, enrolled at the host as tenant alice."""
-    me.enrol(gpu1, "alice")
-    yield me
-    gpu1.revoke(keys.client_key().public)
 
 
 def _blocker() -> plover.GpuFunction:

@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +22,6 @@ from plover.wire import curve
 from plover.wire import messages as m
 from tests.support.daemons import PATIENCE_S, Fifo
 from tests.support.remote import Host, User, proxy, run
-
-
-@pytest.fixture(scope="module")
-def gpu1() -> Iterator[Host]:
-    """A host, shared by the module's tests."""
-    running = Host()
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def me(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> User:
-    """The user that this process is, with keys that nobody knows yet."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "me"))
-    return User(tmp_path / "me")
-
-
-@pytest.fixture
-def alice(me: User, gpu1: Host) -> Iterator[User]:
-    """The user that this process is, enrolled at the host as tenant alice."""
-    me.enrol(gpu1, "alice")
-    yield me
-    gpu1.revoke(keys.client_key().public)
 
 
 def _blocker() -> plover.GpuFunction:
