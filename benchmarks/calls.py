@@ -1,192 +1,149 @@
-"""What a call costs, beside the floor that the machine sets: a raw pyzmq client → relay → worker loop.
+"""What a call costs: raw pyzmq loops and Plover beside them, and on demand Plover's peers.
 
-Both are measured in the same run, in turns, because the machines are noisy: only the ratios mean anything.
+    python -m benchmarks.calls                    floors and Plover: tables (some minutes)
+    python -m benchmarks.calls --check            exit status 1 if a bar is missed
+    python -m benchmarks.calls --regression       half a minute, for CI: exit status 1 if Plover is far slower than it was
+    python -m benchmarks.calls --peers [NAME…]    the peers, too; what was measured at this commit is not measured again
+    python -m benchmarks.calls --peers --document docs/performance.md, .json and .svg
 
-    python benchmarks/calls.py            a table
-    python benchmarks/calls.py --json     for programs
-    python benchmarks/calls.py --check    exit status 1 if a bar is missed
-
-The floor: three processes and two hops over ipc, like Plover's; a ROUTER/ROUTER relay with a Poller that copies frames from
-one side to the other, a worker that echoes, a client that waits (round trips) or sends everything first (rate).
+All are measured by the same code (`benchmarks.measure`) in interleaved rounds (`benchmarks.match`), for only ratios mean
+anything.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import statistics
+import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import zmq
+from benchmarks import document, report
+from benchmarks.bars import judge
+from benchmarks.contestant import ENTRIES, FLOORS, PEERS, PLOVER, REFERENCE
+from benchmarks.match import FULL, QUICK, Settings, match
+from benchmarks.stage import DIRECTORY, ROOT, Absent, Failed, player
 
-from plover import gpu_function
+#: What is measured of whom beside what, in this order.
+_FLOORS = ("round_trips", "burst", "echo", "naps")
+_PLOVER = ("round_trips", "burst", "first", "shipped", "echo", "shared", "naps")
+_PEER = ("round_trips", "burst", "first", "echo", "naps")
 
-#: The bars of the first version.
-ROUND_TRIP_BAR = 2.0
-RATE_BAR = 0.15
-
-
-# -- the floor ---------------------------------------------------------------------------------------------------------
-
-
-def _relay(directory: str) -> None:
-    context = zmq.Context()
-    front, back = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
-    for socket, name in ((front, "front"), (back, "back")):
-        for option in (zmq.SNDHWM, zmq.RCVHWM):
-            socket.setsockopt(option, 0)
-        socket.bind(f"ipc://{directory}/{name}")
-    poller = zmq.Poller()
-    poller.register(front, zmq.POLLIN)
-    poller.register(back, zmq.POLLIN)
-    worker = back.recv_multipart()[0]
-    while True:
-        ready = dict(poller.poll())
-        if front in ready:
-            client, body = front.recv_multipart()
-            back.send_multipart([worker, client, body])
-        if back in ready:
-            _, client, body = back.recv_multipart()
-            front.send_multipart([client, body])
+#: Plover must not get slower than this, as multiples of the relayed loop: no bars, but what passes on a loaded machine, too.
+_REGRESSION = {"p50_us": 2.5, "per_s": 0.12}
 
 
-def _echo(directory: str) -> None:
-    context = zmq.Context()
-    socket = context.socket(zmq.DEALER)
-    for option in (zmq.SNDHWM, zmq.RCVHWM):
-        socket.setsockopt(option, 0)
-    socket.connect(f"ipc://{directory}/back")
-    socket.send(b"ready")
-    while True:
-        socket.send_multipart(socket.recv_multipart())
+def measure(name: str, settings: Settings) -> dict[str, Any]:
+    """One contestant's result, whatever happens."""
+    try:
+        if name in PEERS:
+            return match(name, settings, _PEER)
+        if name == PLOVER:
+            return match(name, settings, _PLOVER)
+        if name == "plover-tcp":
+            return match(name, settings, ("round_trips", "burst", "echo"), reference="curve", beside=None)
+        kinds = tuple(kind for kind in _FLOORS if kind != "naps" or name in (REFERENCE, "tuned", "direct"))
+        return match(name, settings, kinds, beside=None)
+    except (Absent, Failed) as error:
+        return {"title": ENTRIES[name].title, "absent": str(error)}
 
 
-class Floor:
-    """The raw loop, running."""
-
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="plover-bench-")
-        spawn = multiprocessing.get_context("spawn")
-        self._processes = [
-            spawn.Process(target=target, args=(self._directory.name,), daemon=True) for target in (_relay, _echo)
-        ]
-        for process in self._processes:
-            process.start()
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        for option in (zmq.SNDHWM, zmq.RCVHWM):
-            self._socket.setsockopt(option, 0)
-        self._socket.connect(f"ipc://{self._directory.name}/front")
-        self.call()
-
-    def call(self) -> None:
-        """One round trip of 64 bytes."""
-        self._socket.send(b"x" * 64)
-        self._socket.recv()
-
-    def burst(self, count: int) -> None:
-        """Everything sent, then everything received."""
-        for _ in range(count):
-            self._socket.send(b"x" * 64)
-        for _ in range(count):
-            self._socket.recv()
-
-    def close(self) -> None:
-        """End the processes."""
-        for process in self._processes:
-            process.terminate()
-            process.join()
-        self._context.destroy(linger=0)
-        self._directory.cleanup()
+def regression(rounds: int = 20) -> list[str]:
+    """What got far slower, if any: a single good round proves that nothing did, since noise only adds."""
+    with player(REFERENCE, 1) as base, player(PLOVER, 1) as plover:
+        left = dict(_REGRESSION)
+        best: dict[str, float] = {}
+        for _ in range(rounds):
+            for kind, options, figure in (
+                ("round_trips", {"count": 300, "limit_s": 5.0}, "p50_us"),
+                ("burst", {"count": 1000}, "per_s"),
+            ):
+                ratio = plover.do(kind, **options)[figure] / base.do(kind, **options)[figure]
+                pick = min if figure == "p50_us" else max
+                best[figure] = pick(ratio, best.get(figure, ratio))
+                if pick(ratio, _REGRESSION[figure]) == ratio:
+                    left.pop(figure, None)
+            if not left:
+                break
+    print(", ".join(f"{figure}: {value:.2f} of the relayed loop's" for figure, value in best.items()))
+    return [f"{figure}: {best[figure]:.2f}, and once it was {limit} or better" for figure, limit in left.items()]
 
 
-# -- Plover ------------------------------------------------------------------------------------------------------------
+def _commit() -> str:
+    """Of what is measured, and whether it was changed since; "" where there is no git."""
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    changed = git("diff", "--quiet", "HEAD", "--", "plover", "runtime", "benchmarks").returncode == 1
+    return git("rev-parse", "--short", "HEAD").stdout.strip() + " with changes" * changed
 
 
-@gpu_function
-def no_op() -> None:
-    """Nothing: what is left is Plover."""
-
-
-def _burst(count: int) -> None:
-    futures = [no_op.submit() for _ in range(count)]
-    for future in futures:
-        future.result()
-
-
-# -- measuring ---------------------------------------------------------------------------------------------------------
-
-
-def _p50_us(call: Callable[[], object], count: int) -> float:
-    times = []
-    for _ in range(count):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1e6
-
-
-def _rate(burst: Callable[[int], object], count: int) -> float:
-    began = time.perf_counter()
-    burst(count)
-    return count / (time.perf_counter() - began)
-
-
-def measure(rounds: int, calls: int) -> dict[str, dict[str, float]]:
-    """Medians over interleaved rounds, and of the rounds' ratios."""
-    floor = Floor()
-    no_op()
-    series: dict[str, list[float]] = {name: [] for name in ("floor_us", "plover_us", "floor_rate", "plover_rate")}
-    _p50_us(floor.call, calls // 4)
-    _p50_us(no_op, calls // 4)
-    for _ in range(rounds):
-        series["floor_us"].append(_p50_us(floor.call, calls))
-        series["plover_us"].append(_p50_us(no_op, calls))
-        series["floor_rate"].append(_rate(floor.burst, 2000))
-        series["plover_rate"].append(_rate(_burst, 2000))
-    floor.close()
-    ratios = {
-        "round_trip": [p / f for p, f in zip(series["plover_us"], series["floor_us"], strict=True)],
-        "rate": [p / f for p, f in zip(series["plover_rate"], series["floor_rate"], strict=True)],
-    }
-    return {
-        "medians": {name: statistics.median(values) for name, values in series.items()},
-        "ratios": {name: statistics.median(values) for name, values in ratios.items()},
-    }
+def _results(names: list[str], settings: Settings, keep: bool) -> dict[str, Any]:
+    """Everybody's results; kept in files, one each, so that an interrupted run goes on where it was."""
+    directory = DIRECTORY / "results"
+    directory.mkdir(parents=True, exist_ok=True)
+    made_with = {"commit": _commit(), "settings": list(settings)}
+    results = {}
+    for name in names:
+        path = directory / f"{name}.json"
+        if keep and path.exists():
+            stored = json.loads(path.read_text())
+            if stored["made_with"] == made_with and "absent" not in stored["result"]:
+                results[name] = stored["result"]
+                continue
+        began = time.monotonic()
+        results[name] = measure(name, settings)
+        path.write_text(json.dumps({"made_with": made_with, "result": results[name]}, indent=2) + "\n")
+        print(f"{ENTRIES[name].title}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return results
 
 
 def main() -> int:
     """Measure and print; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=1000)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--peers", nargs="*", metavar="NAME", choices=PEERS, help=f"of {', '.join(PEERS)}; or all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=ENTRIES, help="these and no others")
+    parser.add_argument("--quick", action="store_true", help="to see whether it works: few and small rounds")
+    parser.add_argument("--rounds", type=int, help="of each match")
+    parser.add_argument("--again", action="store_true", help="also what was measured at this commit")
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--output", type=Path, help="also write the JSON there")
+    parser.add_argument("--check", action="store_true", help="exit status 1 if a bar is missed")
+    parser.add_argument(
+        "--regression", action="store_true", help="for CI: far slower than before? Nothing else is done"
+    )
+    parser.add_argument("--document", action="store_true", help="write docs/performance.md, .json and .svg")
     arguments = parser.parse_args()
-    result = measure(arguments.rounds, arguments.calls)
+    if arguments.regression:
+        slower = regression()
+        print("\n".join(slower))
+        return int(bool(slower))
+    if arguments.document and arguments.quick:
+        parser.error("--quick is to see whether it works: its figures are not for --document")
+    settings = QUICK if arguments.quick else FULL
+    if arguments.rounds:
+        settings = settings._replace(rounds=arguments.rounds)
+    names = [*FLOORS, PLOVER, "plover-tcp"]
+    if arguments.peers is not None:
+        names += arguments.peers or list(PEERS)
+    keep = arguments.peers is not None and not arguments.again
+    results = _results(arguments.only or names, settings, keep)
+    text = json.dumps({"machine": document.machine(), "commit": _commit(), "results": results}, indent=2) + "\n"
     if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        arguments.output.write_text(text)
     if arguments.json:
-        print(json.dumps(result, indent=2))
+        print(text, end="")
     else:
-        medians, ratios = result["medians"], result["ratios"]
-        print(f"{'':30}{'raw pyzmq':>12}{'Plover':>12}{'ratio':>10}{'bar':>10}")
-        print(
-            f"{'warm no-op, p50':30}{medians['floor_us']:>9.0f} µs{medians['plover_us']:>9.0f} µs"
-            f"{ratios['round_trip']:>9.2f}×{'≤ 2.0×':>10}"
-        )
-        print(
-            f"{'2,000 no-ops at once':30}{medians['floor_rate']:>10.0f}/s{medians['plover_rate']:>10.0f}/s"
-            f"{ratios['rate']:>9.2f}×{'≥ 0.15×':>10}"
-        )
-    missed = result["ratios"]["round_trip"] > ROUND_TRIP_BAR or result["ratios"]["rate"] < RATE_BAR
-    return int(arguments.check and missed)
+        print(report.as_text(report.contestants_table(results, ENTRIES)))
+        print()
+        print(report.as_text(report.bars_table(results)))
+        print("\n".join(["", *report.remarks(results)]))
+    if arguments.document:
+        document.write(text)
+    return int(arguments.check and any(verdict.is_missed for verdict in judge(results)))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Shell:
         self._events: collections.deque[tuple[e.AnyEvent, float]] = collections.deque()
         self._exiting = False
         self._epoll = select.epoll()
-        self._watched: dict[int, Callable[[], None]] = {}
+        self._watched: dict[int, Callable[[], object]] = {}
         message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
         self.post = Post(config.addresses, self.incarnation, self._peers, message_limit, budget)
         limits = config.limits
@@ -163,7 +163,7 @@ class Shell:
 
     # -- the loop -------------------------------------------------------------------------------------------------------
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
         """Call back, on the loop, whenever a descriptor is readable."""
         self._watched[fd] = callback
         self._epoll.register(fd, select.EPOLLIN)
@@ -197,13 +197,12 @@ class Shell:
         self.happen(e.DaemonStarted())
         self._flush()
         post, epoll, watched = self.post, self._epoll, self._watched
-        # The router's descriptor says that its state may have changed, no more: the state itself is looked at each time.
-        epoll.register(post.socket, select.EPOLLIN)
+        self.watch(post.socket.fileno(), self._hear)
         while not self._exiting:
             due = self._next_deadline()
-            if post.has_more():
-                self._arrivals.has_time = False
-                self._receive(self._clock())
+            # The router's descriptor says that its state may have changed, no more; sending may have taken that word away.
+            if self._hear():
+                self._flush()
                 timeout_s = 0.0
             else:
                 if self._arrivals.has_time:
@@ -218,6 +217,14 @@ class Shell:
                 if now >= due:
                     self._keep_time(now)
             self._flush()
+
+    def _hear(self) -> bool:
+        """Take what clients say; whether there was anything."""
+        if not self.post.has_more():
+            return False
+        self._arrivals.has_time = False
+        self._receive(self._clock())
+        return True
 
     def _nap(self) -> None:
         """Let results gather, which the workers go on writing meanwhile: to wake up for each would cost the two of them more

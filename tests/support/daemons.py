@@ -364,6 +364,8 @@ def status(address: str) -> dict[str, Any]:
 class RawPeer:
     """A peer that speaks to a daemon in frames of its own making."""
 
+    _heard: Sequence[Sequence[Any]] = ()  # what came joined with what was heard
+
     def __init__(self, address: str) -> None:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
@@ -372,7 +374,6 @@ class RawPeer:
         self.socket.connect(address)
         self.address = address
         self.incarnation = 0
-        self._heard: list[Sequence[Any]] = []
         self.client = secrets.token_bytes(16)
 
     def __enter__(self) -> RawPeer:
@@ -392,8 +393,9 @@ class RawPeer:
     def hear(self) -> Any:
         """The next message that the daemon sends."""
         if not self._heard:
-            self._heard += codec.split(self.socket.recv_multipart(), "daemon")
-        return codec.TO_CLIENT.read(self._heard.pop(0)).message
+            self._heard = codec.split(self.socket.recv_multipart(), "daemon")
+        first, *self._heard = self._heard
+        return codec.TO_CLIENT.read(first).message
 
     def hello(self, pid: int = 0, started: int = 0) -> m.Welcome:
         """Shake hands as a client, of a process that may be another."""

@@ -98,6 +98,7 @@ def test_what_a_worker_says_is_taken(rig: Rig) -> None:
 def test_what_is_said_to_it_arrives(rig: Rig) -> None:
     message, body = run(10)
     rig.lines.send(rig.worker, message, body)
+    rig.lines.flush()
     incoming = codec.TO_WORKER.read(rig.far.receive() or [])
     assert (incoming.message, incoming.incarnation) == (message, 7)
 

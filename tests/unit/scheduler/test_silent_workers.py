@@ -120,4 +120,4 @@ def test_waiting_at_a_worker_that_never_began_counts_for_the_queue() -> None:
     silent(at)
     at.die(1, signal=9)
     at.wait(0.0)
-    assert at.outcome() == cmd.TimedOut("queue", 5.0)
+    assert at.outcome() == cmd.TimedOut("queue", 5.0, "starting")
