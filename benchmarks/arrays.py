@@ -76,9 +76,9 @@ def _time_s(call: Callable[[], object], count: int) -> float:
     return statistics.median(times)
 
 
-def _shares(rounds: int) -> dict[str, float]:
+def _shares(rounds: int, size: int) -> dict[str, float]:
     """Each way's share of memcpy's rate: the median over rounds."""
-    x = np.random.default_rng(1).random(SIZE // 8)
+    x = np.random.default_rng(1).random(size // 8)
     y = np.empty_like(x)
     shared, out = plover.array(x), plover.empty(x.shape)
     ways: dict[str, Callable[[], object]] = {
@@ -94,7 +94,7 @@ def _shares(rounds: int) -> dict[str, float]:
     rates = []
     for _ in range(rounds):
         copy_s = _time_s(lambda: np.copyto(y, x), 5)
-        rates.append(SIZE / copy_s / 1e9)
+        rates.append(size / copy_s / 1e9)
         for name, way in ways.items():
             found[name].append(2 * copy_s / _time_s(way, 5))
     return {
@@ -103,7 +103,7 @@ def _shares(rounds: int) -> dict[str, float]:
     }
 
 
-def _sweep(address: str, rounds: int) -> dict[int, dict[str, float]]:
+def _sweep(address: str, rounds: int, sizes: list[int]) -> dict[int, dict[str, float]]:
     """Round trips of an echo by size, in frames and in segments, in µs."""
     with plover.connect(address) as framed, plover.connect(address) as shared:
         connection = framed.connection()
@@ -114,7 +114,7 @@ def _sweep(address: str, rounds: int) -> dict[int, dict[str, float]]:
         before, segments.THRESHOLD_BYTES = segments.THRESHOLD_BYTES, 0
         try:
             table = {}
-            for size in SWEEP:
+            for size in sizes:
                 x = np.ones(size // 8)
                 times: dict[str, list[float]] = {"frames": [], "segments": []}
                 for _ in range(rounds):
@@ -129,6 +129,17 @@ def _sweep(address: str, rounds: int) -> dict[int, dict[str, float]]:
     return table
 
 
+def measure(rounds: int, size: int, sizes: list[int]) -> dict[str, Any]:
+    """Shares of memcpy's rate for arrays of this size, and round trips in frames and in segments for others."""
+    daemon = EmbeddedDaemon()
+    try:
+        with plover.connect(daemon.address):
+            shares = _shares(rounds, size)
+        return {"shares": shares, "sweep_us": _sweep(daemon.address, rounds, sizes)}
+    finally:
+        daemon.stop()
+
+
 def main() -> int:
     """Measure and print; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -137,14 +148,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--output", type=Path, help="also write the JSON there")
     arguments = parser.parse_args()
-    daemon = EmbeddedDaemon()
-    try:
-        with plover.connect(daemon.address):
-            shares = _shares(arguments.rounds)
-        sweep = _sweep(daemon.address, arguments.rounds)
-    finally:
-        daemon.stop()
-    result = {"shares": shares, "sweep_us": sweep}
+    result = measure(arguments.rounds, SIZE, SWEEP)
+    shares, sweep = result["shares"], result["sweep_us"]
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     if arguments.json:

@@ -142,7 +142,7 @@ class Lending:
         Raises:
             WireError: it was not lent one of them.
         """
-        mentioned = [data for data in packed if isinstance(data, m.Segment)]
+        mentioned = _segments(packed)
         if mentioned:
             self._use(self._clients.get(client), mentioned, user)
         return bool(mentioned)
@@ -154,7 +154,7 @@ class Lending:
         Raises:
             WireError: it was not lent one of them.
         """
-        mentioned = [data for data in packed if isinstance(data, m.Segment)]
+        mentioned = _segments(packed)
         if mentioned:
             for segment in self._use(self._workers.get(worker), mentioned, user):
                 self.pool.take(segment, now)
@@ -169,10 +169,11 @@ class Lending:
     def attempt_ended(self, worker: int, call: int, attempt: int, now: float) -> None:
         """A worker has done with an attempt."""
         borrower = self._workers.get(worker)
-        user = (worker, call, attempt)
-        if borrower is not None and user in borrower.attempts:
-            borrower.attempts.discard(user)
-            self.release(user, now)
+        if borrower is not None and borrower.attempts:
+            user = (worker, call, attempt)
+            if user in borrower.attempts:
+                borrower.attempts.discard(user)
+                self.release(user, now)
 
     def to_worker(self, worker: int, call: int, attempt: int, pieces: Sequence[codec.Piece]) -> Sequence[codec.Piece]:
         """What to send to a worker for these pieces: segments that it knows now, or bytes instead."""
@@ -228,7 +229,7 @@ class Lending:
             done += os.preadv(self._fds[piece.id], [view[done:]], piece.offset + done)
         return data
 
-    def _use(self, borrower: _Borrower | None, mentioned: list[m.Segment], user: Hashable | None) -> list[Segment]:
+    def _use(self, borrower: _Borrower | None, mentioned: Sequence[m.Segment], user: Hashable | None) -> list[Segment]:
         number = borrower.number if borrower is not None else 0
         segments = [self.pool.held(number, data.id, data.offset + data.size) for data in mentioned]
         if user is not None:
@@ -395,3 +396,10 @@ class Lending:
     def document(self) -> dict[str, object]:
         """What `plover status` shows."""
         return {**self.pool.counts(), "fallbacks": dict(self.fallbacks)}
+
+
+def _segments(packed: m.Packed) -> Sequence[m.Segment]:
+    """Those that are mentioned; most values are one small buffer, and mention none."""
+    if len(packed) == 1 and type(packed[0]) is m.Inline:
+        return ()
+    return [data for data in packed if type(data) is m.Segment]

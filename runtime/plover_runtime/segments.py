@@ -11,7 +11,9 @@ Assumes: one thread, but for `allocate`; every segment that a message mentions w
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import os
 import signal
 import socket
 import threading
@@ -55,11 +57,14 @@ class _Pinned(Entry):
 
 
 class _Use:
-    """An array over a mapping that this call's values may look at. `entry` is None for a private one."""
+    """An array over a mapping that this call's values may look at. `entry` is None for a private one; `is_out`: what is
+    written to it is to be seen by the caller.
+    """
 
-    def __init__(self, mapping: Mapping, entry: Entry | None) -> None:
+    def __init__(self, mapping: Mapping, entry: Entry | None, is_out: bool = False) -> None:
         self.mapping = mapping
         self.entry = entry
+        self.is_out = is_out
         self.anchor: Anchor | None = mapping.array()
         self.is_left = weakref.ref(self.anchor)
 
@@ -75,6 +80,7 @@ class WorkerSegments(Borrower):
     def __init__(self, end: socket.socket, device: Device) -> None:
         super().__init__(end)
         self._device = device
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._uses: dict[tuple[int, bool], _Use] = {}  # of this call's arguments, by segment and whether it is private
         self._born: dict[int, _Use] = {}  # arrays that the worker's functions made and may still have
@@ -114,6 +120,7 @@ class WorkerSegments(Borrower):
             mapping = Mapping(entry.fd, entry.size_bytes, private=True) if private else entry.mapping
             use = self._uses[segment.id, private] = _Use(mapping, None if private else entry)
         assert use.anchor is not None
+        use.is_out = use.is_out or segment.use == 2
         view = memoryview(use.anchor[segment.offset : segment.offset + segment.size])  # type: ignore[arg-type]
         return view.toreadonly() if segment.use == 1 else view
 
@@ -159,6 +166,8 @@ class WorkerSegments(Borrower):
         """Memory in a segment for an array that is born there; None if there is none to be had. It may be called by the
         user's code, on any thread, and be interrupted by the end of its call anywhere but in here.
         """
+        if os.getpid() != self._pid:  # a child of the user's code: the socket is the worker's
+            return None
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with self._lock:
@@ -196,9 +205,32 @@ class WorkerSegments(Borrower):
                 use.mapping.detach()
         self.give_back([use.entry for use in uses if use.entry is not None])
 
+    def part(self) -> None:
+        """Before a fork by the user's code: arrays become each process's own, as `plover.client.segments` has it; but for
+        what is to be written in place, which both see.
+        """
+        for use in self._uses.values():
+            if use.entry is not None and not use.is_out and use.is_left() is not None:
+                use.mapping.keep_private(use.entry.fd)
+                use.entry.unmap()
+                use.entry = None
+        for number, use in list(self._born.items()):
+            assert use.entry is not None
+            if use.entry.held and use.is_left() is not None:
+                use.mapping.keep_private(use.entry.fd)
+                self.give_back((use.entry,), spoiled=True)
+                del self._born[number], self.entries[number]
+                use.entry.close()
+
+
+def _part_before_fork(made: WorkerSegments) -> None:
+    if os.getpid() == made._pid:
+        made.part()
+
 
 def of_worker(end: socket.socket, device: Device) -> WorkerSegments:
     """This worker's segments, in which arrays are born from now on."""
     made = WorkerSegments(end, device)
     segments.allocate_here = made.allocate
+    os.register_at_fork(before=functools.partial(_part_before_fork, made))
     return made

@@ -70,3 +70,15 @@ def test_a_cuda_c_kernel_fills_its_array(gpu: plover.Session) -> None:
 
 def test_without_gpu_the_call_still_takes_what_the_host_has(gpu: plover.Session) -> None:
     assert gpu_function(lambda: plover.current_call().simulated)() is False
+
+
+def test_large_arguments_lie_in_pinned_memory(gpu: plover.Session) -> None:
+    @gpu_function(gpu=True)
+    def kind(x: Any) -> Any:
+        import cupy as cp
+
+        total = float(cp.asarray(x).sum())
+        return cp.cuda.runtime.pointerGetAttributes(x.ctypes.data).type, total
+
+    for number in range(3):  # 1: cudaMemoryTypeHost; memory that is not registered is 0
+        assert kind(np.full(1 << 20, float(number))) == (1, number * float(1 << 20))

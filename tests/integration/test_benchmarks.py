@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scale, stage
+from benchmarks import arrays, scale, stage
 from benchmarks.contestant import ENTRIES, Entry
 from benchmarks.match import QUICK, match
 from benchmarks.stage import Absent, Failed, fresh_client_s, player, python_for
@@ -43,6 +43,12 @@ def test_the_cost_of_a_call_at_scale() -> None:
     costs = scale.measure(sizes, clients=20, calls=100, rounds=1)
     assert [(cost.queued, cost.workers) for cost in costs] == sizes
     assert all(cost.call_us > 0 for cost in costs)
+
+
+def test_large_arrays() -> None:
+    found = arrays.measure(1, 8_000_000, [1 << 20])
+    assert set(arrays.BARS) < set(found["shares"])
+    assert set(found["sweep_us"][1 << 20]) == {"frames", "segments"}
 
 
 def test_a_peer_that_cannot_be_installed(tmp_path: Path) -> None:

@@ -372,6 +372,38 @@ def test_after_a_fork_an_array_is_each_process_s_own(daemon: Daemon) -> None:
         os.close(fd)
 
 
+def test_a_fork_in_the_worker_has_arrays_of_its_own_too() -> None:
+    @gpu_function
+    def forks(x: Any, out: Any) -> Any:
+        import os
+
+        import plover
+
+        born = plover.zeros(1 << 19)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            x[:] = -1
+            born[:] = -2
+            own = plover.zeros(1 << 19)
+            os.write(writing, repr([float(x[0]), float(born[0]), float(own[0])]).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        out[:] = x + 1
+        born[0] = 7
+        seen = os.read(reading, 100).decode()
+        os.close(reading)
+        os.close(writing)
+        return seen, float(x.min()), born
+
+    x, out = np.ones(COUNT), plover.zeros(COUNT)
+    for _ in range(2):
+        seen, least, born = forks(x, out=out)
+        assert (seen, least, born[0], born[1]) == ("[-1.0, -2.0, 0.0]", 1.0, 7.0, 0.0)
+        assert np.all(out == 2)
+        out[:] = 0
+
+
 def test_out_is_written_after_a_fork_too() -> None:
     @gpu_function
     def into(out: Any) -> None:
