@@ -195,5 +195,5 @@ def run_daemon(launching: socket.socket, address: str, directory: str, workers: 
     )
 
 
-def _made(launching: socket.socket, directory: Any) -> Launcher:
+def _made(launching: socket.socket, *_: object, **__: object) -> Launcher:
     return Launcher(launching)

@@ -106,17 +106,19 @@ class _Client:
         answer = codec.TO_CLIENT.read(self.socket.recv_multipart()).message
         assert answer == m.Unknown((_NEVER,)), answer
 
-    def take(self) -> bool:
-        """One outcome, if there is any."""
+    def take(self) -> int:
+        """The outcomes that came as one message; 0 if there is none."""
         try:
             frames = self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
-            return False
-        outcome = codec.TO_CLIENT.read(frames).message
-        assert isinstance(outcome, m.Outcome), outcome
-        assert outcome.status == "succeeded", outcome
-        self._acknowledged = (outcome.submission,)
-        return True
+            return 0
+        messages = codec.split(frames, "daemon")
+        for each in messages:
+            outcome = codec.TO_CLIENT.read(each).message
+            assert isinstance(outcome, m.Outcome), outcome
+            assert outcome.status == "succeeded", outcome
+            self._acknowledged += (outcome.submission,)
+        return len(messages)
 
 
 class _Bench:
@@ -161,9 +163,9 @@ class _Bench:
         todo = list(self.clients)  # a descriptor tells changes only: look at everybody once
         while left:
             for client in todo:
-                while client.take():
-                    left -= 1
-                    if again:
+                while taken := client.take():
+                    left -= taken
+                    for _ in range(taken if again else 0):
                         client.submit()
             if left:
                 todo = [self._by_fd[fd] for fd, _ in self._epoll.poll(1.0, len(self.clients))]
