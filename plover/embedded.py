@@ -35,6 +35,9 @@ _BOOTSTRAP = (
     "from plover.daemon.run import embedded; embedded(*sys.argv[1:])"
 )
 
+#: Python reaps it in its own time.
+_NO_MORE_THAN_A_LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT if hasattr(os, "waitid") else 0
+
 
 class EmbeddedDaemon:
     """A running embedded daemon.
@@ -78,10 +81,8 @@ class EmbeddedDaemon:
         finally:
             os.close(parent)
             os.close(ready_write)
-        pidfd = os.pidfd_open(self._process.pid)
-        weakref.finalize(self, os.close, pidfd)
-        self._end = select.poll()
-        self._end.register(pidfd, select.POLLIN)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        weakref.finalize(self, os.close, self._pidfd)
         try:
             self._wait_until_ready(ready_read, log)
         except BaseException:
@@ -95,7 +96,10 @@ class EmbeddedDaemon:
 
     def is_alive(self) -> bool:
         """Whether its process runs. Asked before each call: a tenth of what reaping it would cost."""
-        return not self._end.poll(0)
+        try:
+            return os.waitid(os.P_PIDFD, self._pidfd, _NO_MORE_THAN_A_LOOK) is None
+        except ChildProcessError:  # it was reaped
+            return False
 
     def stop(self, kill: bool = False) -> None:
         """Wait until it has ended, which it was asked to or will be by SIGTERM, and take its directory away."""

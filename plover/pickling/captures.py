@@ -44,6 +44,7 @@ TOTAL_ENTRIES = 10_000
 _SMALL = 256
 _BY_VALUE = _internals._PICKLE_BY_VALUE_MODULES
 ABSENT: Any = object()
+_NOWHERE: Any = object()
 _ABSENTS = repeat(ABSENT)
 
 FUNCTION_PARTS = attrgetter(
@@ -178,9 +179,9 @@ class Snapshot:
             return False
 
     def _with_arrays(self) -> list[Any]:
-        """What is to stand in the places; nothing does where an array changed."""
+        """What is to stand in the places; what stands in none of them where an array changed (ABSENT does, for built-ins)."""
         if not all(array.is_as_before() for array in self.arrays):
-            return [ABSENT]
+            return [_NOWHERE]
         objects = self.objects.copy()
         for position, array in self.holes:
             objects[position] = array.ref()

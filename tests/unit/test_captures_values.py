@@ -108,6 +108,14 @@ class TestValues:
         change(value)
         assert not taken.unchanged()
 
+    @pytest.mark.parametrize("body", ["value", "print, value", "value, print", "nowhere, value", "float(value.sum())"])
+    @pytest.mark.parametrize("shape", [3, (20, 20), ()])
+    def test_a_change_inside_a_global_is_noticed_beside_names_that_are_no_globals(self, body: str, shape: Any) -> None:
+        scope = script(f"def f(): return {body}", value=np.zeros(shape))
+        taken = snapshot(scope["f"])
+        scope["value"] += 1
+        assert not taken.unchanged()
+
     @pytest.mark.parametrize(
         "value",
         [
