@@ -44,6 +44,10 @@ def empty(shape: int | tuple[int, ...], dtype: Any = float, order: Any = "C") ->
         >>> x.shape
         (3,)
     """
+    return _make(shape, dtype, order)
+
+
+def _make(shape: int | tuple[int, ...], dtype: Any, order: Any, zeroed: bool = False) -> Array:
     kind = np.dtype(dtype)
     model = np.empty(0, kind)
     if kind.hasobject:
@@ -55,17 +59,20 @@ def empty(shape: int | tuple[int, ...], dtype: Any = float, order: Any = "C") ->
     size = count * model.dtype.itemsize
     if min(dimensions, default=0) < 0 or size <= 0:
         return np.empty(shape, kind, order)  # which says what is wrong, if anything is
-    anchor = _allocate(size) if size >= THRESHOLD_BYTES else None
-    if anchor is None:
-        anchor = np.empty(size, np.uint8)
+    shared = _allocate(size) if size >= THRESHOLD_BYTES else None
+    # Where memory is not shared, that of zeros is the system's own: it takes none before it is written to.
+    anchor = shared if shared is not None else (np.zeros if zeroed else np.empty)(size, np.uint8)
+    if zeroed and shared is not None:
+        anchor[:] = 0
     _remember(anchor)
     return np.ndarray(dimensions, kind, anchor, 0, None, order)
 
 
 def zeros(shape: int | tuple[int, ...], dtype: Any = float, order: Any = "C") -> Array:
     """As `empty`, filled with zeros."""
-    made = empty(shape, dtype, order)
-    made[...] = np.zeros((), made.dtype)
+    made = _make(shape, dtype, order, zeroed=True)
+    if made.dtype.kind in "OU" or made.dtype.names:  # whose zero may not be bytes of 0
+        made[...] = np.zeros((), made.dtype)
     return made
 
 

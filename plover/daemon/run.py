@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -112,6 +113,7 @@ def embedded(directory: str, parent_fd: str, ready_fd: str) -> None:
     except (PloverError, OSError) as error:
         say(error=str(error))
         sys.exit(1)
+    shutil.rmtree(path, ignore_errors=True)  # its parent does so too, if it still can
 
 
 def _for_clients(shell: Shell, config: DaemonConfig) -> tuple[str, ...]:

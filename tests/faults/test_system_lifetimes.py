@@ -71,6 +71,28 @@ def test_nothing_outlives_the_killed_parent_of_an_embedded_daemon() -> None:
         _all_gone(parent.mark, marked)
 
 
+def test_a_killed_parent_leaves_no_directory_of_its_embedded_daemon() -> None:
+    body = "import os, signal, plover\nplover.gpu_function(lambda: 1)()\nprint('ready', flush=True)\nos.kill(os.getpid(), 9)"
+    mark = Mark()
+    with script(body, mark=mark) as running:
+        assert running.line() == "ready"
+        running.wait()
+        mark.assert_gone()
+        assert not [each.name for each in mark.temporary.iterdir() if each.name.startswith("plover-")]
+
+
+def test_threads_share_an_embedded_daemon() -> None:
+    body = """
+from concurrent.futures import ThreadPoolExecutor
+from plover import gpu_function
+
+inc = gpu_function(lambda x: x + 1)
+with ThreadPoolExecutor(8) as pool:
+    print(sum(pool.map(inc, range(500))))
+"""
+    assert run_script(body)[:2] == (0, f"{sum(range(1, 501))}\n")
+
+
 def test_nothing_outlives_a_killed_daemon_and_its_clients_learn_of_it() -> None:
     program = _FAMILY + (
         "futures = [start.submit(gate), *(start.submit(gate) for _ in range(3))]\n"
