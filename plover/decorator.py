@@ -73,6 +73,18 @@ class GpuFunction(Remote, Generic[P, R]):
             f"{self._name()} is a function, and is called: only kernels, as numba.cuda.jit makes them, are launched with […]"
         )
 
+    @property
+    def __defaults__(self) -> Any:
+        """A plain function has these. Numba asks for them first where its decorator stands above this one.
+
+        Raises:
+            AttributeError: always, so that `inspect` and others see that there are none.
+        """
+        raise AttributeError(
+            f"{self._name()} is a gpu_function, which Numba cannot compile: decorators apply from the bottom up, so write "
+            "@gpu_function above Numba's (@cuda.jit), not below it"
+        )
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function on a worker and wait; Ctrl-C cancels it.
 

@@ -11,22 +11,29 @@ installed where the worker runs.
 from __future__ import annotations
 
 import ast
+import io
+import keyword
 import linecache
 import shlex
 import sys
+import tokenize
 import traceback
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from plover.bundles.references import Names, References
+from plover.decorator import GpuFunction
 from plover.errors import PloverError
+from plover.pickling.variables import Variables
 
 if TYPE_CHECKING:
+    from plover.client.calls import Payload
     from plover.options import Options
     from plover.wire.messages import CallOptions
 
-__all__ = ["Cell", "load_ipython_extension", "parse_line", "run_cell"]
+__all__ = ["Cell", "Ran", "load_ipython_extension", "parse_line", "run_cell"]
 
 _OPTIONS = {"gpu": str, "timeout": float, "queue_timeout": float, "retries": int, "environment": str}
 _USAGE = "%%gpu [--gpu MODEL] [--timeout SECONDS] [names in…] [-> names out…]"
@@ -71,44 +78,67 @@ def parse_line(line: str) -> Cell:
     arrow = words.index("->") if "->" in words else len(words)
     inputs, outputs = tuple(words[:arrow]), tuple(words[arrow + 1 :])
     for name in (*inputs, *outputs):
-        if not name.isidentifier():
+        if not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"{name!r} is not the name of a variable: {_USAGE}")
     return Cell(inputs, outputs, options)
 
 
-def run_cell(source: str, filename: str, variables: dict[str, Any], outputs: tuple[str, ...]) -> tuple[Any, Any]:
+class Ran:
+    """What came of a cell: the `variables` that come back, and the `value` of its last expression (None without one)."""
+
+    def __init__(self, variables: Variables, value: Any) -> None:
+        self.variables = variables
+        self.value = value
+
+
+def run_cell(source: str, filename: str, variables: Variables, outputs: tuple[str, ...]) -> Ran:
     """On a worker: run a cell's source.
 
     Args:
-        source: Python.
+        source: Python; as everywhere in IPython, a semicolon at its end says that its value is not wanted.
         filename: what tracebacks call it.
         variables: what the cell sees.
         outputs: names that are to come back.
-
-    Returns:
-        The values of `outputs`, and that of the cell's last expression (None without one).
 
     Raises:
         NameError: the cell did not bind one of `outputs`.
     """
     linecache.cache[filename] = len(source), None, source.splitlines(keepends=True), filename
     tree = ast.parse(source, filename)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr) and not _ends_in_semicolon(source)
+    last = tree.body.pop() if shows else None
     namespace: dict[str, Any] = {"__name__": "__main__", **variables}
     value = None
     try:
-        exec(compile(tree, filename, "exec"), namespace)  # noqa: S102  (the user's own code, where it is meant to run)
+        # The user's own code, where it is meant to run; this module's `from __future__` is none of it.
+        exec(compile(tree, filename, "exec", dont_inherit=True), namespace)  # noqa: S102
         if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), filename, "eval"), namespace)  # noqa: S307
+            value = eval(compile(ast.Expression(last.value), filename, "eval", dont_inherit=True), namespace)  # noqa: S307
     except NameError as error:
-        error.add_note(
-            f"This cell runs on a worker: it sees {', '.join(variables) or 'no variable'} and what it imports itself."
-        )
+        error.add_note(_what_it_sees(variables))
         raise
     missing = [name for name in outputs if name not in namespace]
     if missing:
         raise NameError(f"the cell did not bind {', '.join(missing)}, which stands behind ->", name=missing[0])
-    return [namespace[name] for name in outputs], value
+    return Ran(Variables({name: namespace[name] for name in outputs}), value)
+
+
+def _ends_in_semicolon(source: str) -> bool:
+    beside = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.DEDENT, tokenize.ENDMARKER)
+    words = [each.string for each in tokenize.generate_tokens(io.StringIO(source).readline) if each.type not in beside]
+    return words[-1:] == [";"]
+
+
+def _what_it_sees(variables: Variables) -> str:
+    if not variables:
+        return (
+            "This cell runs on a worker: it sees what it imports itself, and no variable of the notebook; name those that "
+            "it needs behind %%gpu."
+        )
+    return (
+        f"This cell runs on a worker: it sees {', '.join(variables)} and what it imports itself; name what else it needs "
+        "behind %%gpu."
+    )
 
 
 # -- IPython -----------------------------------------------------------------------------------------------------------
@@ -128,24 +158,40 @@ class _Magic:
         self.__doc__ = f"Run this cell on a GPU worker: {_USAGE}"
 
     def __call__(self, line: str, cell: str) -> Any:
-        from plover.decorator import GpuFunction
-
         shell, names = self._shell, self._shell.user_ns
         asked, options = _asked(line, names)
         # With the magic's own line before it, so that lines are counted as in the notebook.
         filename = shell.compile.cache(f"%%gpu {line}\n{cell}", _cells_number(shell))
         source = f"\n{cell}"
         try:
-            compile(source, filename, "exec", dont_inherit=True)
-            run = GpuFunction(run_cell, options)
-            values, last = run(source, filename, {name: names[name] for name in asked.inputs}, asked.outputs)
+            code = compile(source, filename, "exec", dont_inherit=True)
+            run = _CellFunction(options, _mentioned(code))
+            ran = run(source, filename, Variables({name: names[name] for name in asked.inputs}), asked.outputs)
         except SyntaxError as error:
             raise _shown_as_it_is(shell, error, filename) from None
         except BaseException as error:
             _show_the_cell_alone(shell, error, filename)
             raise
-        shell.push(dict(zip(asked.outputs, values, strict=True)))
-        return last
+        shell.push(dict(ran.variables))
+        return ran.value
+
+
+class _CellFunction(GpuFunction[..., Ran]):
+    """`run_cell`, with the modules that the cell mentions: its code travels as text, in which nobody else looks for them."""
+
+    def __init__(self, options: CallOptions, mentioned: Names) -> None:
+        super().__init__(run_cell, options)
+        self._mentioned = mentioned
+
+    def _pack(self) -> Payload:
+        return msgspec.structs.replace(super()._pack(), name="%%gpu cell", names=self._mentioned)
+
+
+def _mentioned(code: CodeType) -> Names:
+    """The modules that a cell's code imports, wherever it does."""
+    references = References()
+    references.use(FunctionType(code, {"__name__": "__main__"}))
+    return references.names()
 
 
 def _asked(line: str, names: dict[str, Any]) -> tuple[Cell, CallOptions]:

@@ -21,7 +21,7 @@ import msgspec
 
 from plover.bundles.files import Budget, Entry, Reader, read_file
 from plover.bundles.format import LIMIT_BYTES, LIMIT_FILES, Bundle, BundleSet
-from plover.bundles.locate import Environments, Located, Own, Unsendable, locate
+from plover.bundles.locate import Environments, Located, Own, Unsendable, gone, locate
 from plover.bundles.missing import explain
 from plover.bundles.notices import Notices
 from plover.bundles.references import Names
@@ -229,6 +229,8 @@ class Bundler:
                     f"is there only as bytecode ({origin})",
                     "put its source beside it, or pass what it is made from",
                 ).error()
+            if isinstance(origin, str) and os.path.isabs(origin) and not os.path.exists(origin):
+                raise gone(module, origin).error()
 
 
 def _loaded_with(module: str, tree: Tree) -> set[str]:

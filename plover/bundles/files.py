@@ -133,6 +133,11 @@ class FilePortion(msgspec.Struct, frozen=True):
     path: str
     name: str
 
+    @property
+    def where(self) -> str:
+        """The file to look for, when the module is not found."""
+        return self.path
+
     def scan(self, listing: Listing, budget: Budget) -> None:
         """Add the file, if it is there."""
         try:
@@ -147,6 +152,11 @@ class DirectoryPortion(msgspec.Struct, frozen=True):
 
     path: str
     name: str
+
+    @property
+    def where(self) -> str:
+        """The directory to look for, when the package is not found."""
+        return self.path
 
     def scan(self, listing: Listing, budget: Budget) -> None:
         """Add everything below it that travels. Written for speed: it runs over all files twice a second."""
@@ -190,6 +200,11 @@ class ZipPortion(msgspec.Struct, frozen=True):
     archive: str
     inside: str
     name: str
+
+    @property
+    def where(self) -> str:
+        """The file to look for, when the module is not found."""
+        return self.archive
 
     def scan(self, listing: Listing, budget: Budget) -> None:
         """Add the archive's members that travel; their entries change with the archive."""

@@ -31,7 +31,7 @@ from plover.bundles.files import DirectoryPortion, FilePortion, Portion, ZipPort
 from plover.bundles.format import ENVIRONMENTS_OWN
 from plover.errors import NotSerializable
 
-__all__ = ["Environments", "Located", "Own", "Unsendable", "locate"]
+__all__ = ["Environments", "Located", "Own", "Unsendable", "gone", "locate"]
 
 
 class Own(msgspec.Struct, frozen=True):
@@ -130,7 +130,16 @@ def _by_spec(name: str, spec: ModuleSpec, path: Any) -> Located:
         found = _split_archive(origin)
         if found is not None:
             return Own(name, (ZipPortion(*found, name),))
+        if os.path.isabs(origin):
+            return gone(name, origin)
     return Unsendable(name, f"comes from {origin}, which is no file", _BY_VALUE.format(name=name))
+
+
+def gone(name: str, where: str) -> Unsendable:
+    """For a module whose source was there, and is not any more, while this process may still have it in memory."""
+    return Unsendable(
+        name, f"came from {where}, which is gone", "put it back, or import the module from where it is now"
+    )
 
 
 def _only_bytecode(name: str, origin: str) -> Unsendable:
@@ -160,6 +169,8 @@ def _package(name: str, origin: str | None, path: Iterable[str]) -> Located:
         return Environments(name, "installed", places[0])
     if portions:
         return Own(name, portions)
+    if places:
+        return gone(name, places[0])
     return Unsendable(name, "is a package of which no directory exists", _BY_VALUE.format(name=name))
 
 

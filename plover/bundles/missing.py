@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 
-from plover.bundles.locate import Environments, Located, Unsendable
+from plover.bundles.locate import Environments, Located, Own, Unsendable, gone
 from plover.bundles.trees import Tree
 
 __all__ = ["explain"]
@@ -32,10 +32,13 @@ def explain(error: BaseException, trees: Mapping[str, Tree], locate: Callable[[s
         found = _NOT_IMPORTED.match(str(error))
         module = f"{error.name}.{found[1]}" if found else error.name
         top = module.partition(".")[0]
-        tree = trees.get(top)
-        if tree is not None:
+        tree, located = trees.get(top), locate(top)
+        if tree is not None and isinstance(located, Own):
             return _of_own(module, tree)
-        return None if found else _of_others(module, locate(top))
+        if tree is not None and isinstance(located, Environments) and located.why == "missing":
+            where = tree.own.portions[0].where
+            return None if os.path.exists(where) else _of_others(module, gone(top, where))
+        return None if found else _of_others(module, located)
     if isinstance(error, OSError):
         text = str(error)
         for tree in trees.values():

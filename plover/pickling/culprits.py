@@ -28,6 +28,7 @@ from cloudpickle import cloudpickle as _internals
 from plover.errors import NotSerializable
 from plover.pickling import advice
 from plover.pickling.reducers import Reducing
+from plover.pickling.variables import Variables
 
 __all__ = ["captured", "explain", "name_of", "short"]
 
@@ -279,6 +280,8 @@ def children(parent: Any) -> Children:
         for key, value in parent.items():
             yield f"[{_brief(key)}]", value
             yield "a key", key
+    elif kind is Variables:
+        yield from ((f"variable {name!r}", value) for name, value in parent.items())
     elif kind in (list, tuple):
         for index, value in enumerate(parent):
             yield f"[{index}]", value
@@ -355,7 +358,8 @@ def captured(function: types.FunctionType) -> Children:
 
 def _arguments(root: Any) -> Children:
     args, kwargs = root
-    yield from ((f"argument {index}", value) for index, value in enumerate(args))
+    for index, value in enumerate(args):
+        yield "" if type(value) is Variables else f"argument {index}", value
     yield from ((f"argument {name!r}", value) for name, value in kwargs.items())
 
 

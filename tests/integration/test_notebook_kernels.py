@@ -249,6 +249,7 @@ def test_a_gpu_cell_that_fails_is_shown_as_any_other(notebook: Kernel, body: str
         ("--retries many", "UsageError: --retries needs a number, not 'many': %%gpu ["),
         ("--retries -1", "UsageError: retries is a whole number from 0 to"),
         ("x.y", "UsageError: 'x.y' is not the name of a variable: %%gpu ["),
+        ("-> class", "UsageError: 'class' is not the name of a variable: %%gpu ["),
     ],
 )
 def test_wrong_use_of_a_gpu_cell_is_one_line(notebook: Kernel, line: str, told: str) -> None:
@@ -267,8 +268,43 @@ def test_what_is_not_the_code_of_a_gpu_cell_is_one_line(notebook: Kernel) -> Non
     unsendable = notebook.run("%%gpu lock\n1")
     assert unsendable.error is not None
     assert unsendable.error[0] == "NotSerializable"
-    assert unsendable.error[2].startswith("plover.errors.NotSerializable: cannot send ")
+    sent = "plover.errors.NotSerializable: cannot send %%gpu cell → variable 'lock' → threading.Lock: "
+    assert unsendable.error[2].startswith(sent)
     assert unsendable.error[2].count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "path"),
+    [
+        ("-> y\nimport threading\ny = [threading.Lock()]", "result → variable 'y' → [0] → threading.Lock: "),
+        ("\nimport threading\n[threading.Lock()]", "result → [0] → threading.Lock: "),
+    ],
+)
+def test_what_cannot_come_back_from_a_gpu_cell_is_named(notebook: Kernel, cell: str, path: str) -> None:
+    error = notebook.run(f"%%gpu {cell}").error
+    assert error is not None
+    assert error[1].startswith(f"cannot send %%gpu cell → {path}")
+
+
+def test_a_gpu_cell_that_ends_in_a_semicolon_shows_nothing_and_sends_nothing_back(notebook: Kernel) -> None:
+    cell = notebook.run("%%gpu\nimport threading\nthreading.Lock();")
+    assert (cell.error, cell.shown) == (None, [])
+
+
+def test_a_gpu_cell_imports_the_authors_own_modules_as_they_are_now(daemon: Daemon) -> None:
+    with kernel(PLOVER_ADDRESS=daemon.address) as running:
+        files = running.mark.directory
+        (files / "ownmod.py").write_text("from helpers import V\n")
+        (files / "helpers.py").write_text("V = 1\n")
+        (files / "late.py").write_text("W = 10\n")
+        running.run("%load_ext plover")
+        source = "%%gpu\nimport ownmod\ndef f():\n    from late import W\n    return W\nownmod.V + f()"
+        first = running.run(source)
+        assert (first.error, first.shown[0]["text/plain"]) == (None, "11")
+        (files / "helpers.py").write_text("V = 20  # edited\n")
+        running.run("import plover.bundles.collect as collect; collect.RECHECK_S = 0")  # else within half a second
+        second = running.run(source)
+        assert (second.error, second.shown[0]["text/plain"]) == (None, "30")
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

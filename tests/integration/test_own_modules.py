@@ -292,6 +292,18 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], str, str, str]] = {
         "NotSerializable",
         "the module 'bare' is there only as bytecode",
     ),
+    "deleted meanwhile": (
+        {"brief.py": "def f(): pass"},
+        "from brief import f\nos.remove(os.path.join(sys.path[0], 'brief.py'))",
+        "NotSerializable",
+        "brief.py, which is gone: put it back, or import the module from where it is now",
+    ),
+    "a part deleted meanwhile": (
+        {"pkg/__init__.py": "", "pkg/brief.py": "def f(): pass"},
+        "from pkg.brief import f\nos.remove(os.path.join(sys.path[0], 'pkg', 'brief.py'))",
+        "NotSerializable",
+        "brief.py, which is gone: put it back, or import the module from where it is now",
+    ),
     "never the same": (
         {"restless.py": "def f(): pass\nN = 0"},
         "from plover.bundles import collect, files\n"
@@ -321,6 +333,33 @@ except plover.PloverError as error:
         name, message, nothing_was_sent = author.run(source)
         assert (name, nothing_was_sent) == (kind, True)
         assert text in message
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_module_that_was_deleted_is_told_as_gone(daemon: Daemon, imported: bool) -> None:
+    source = """
+        from plover.bundles import collect
+        collect.RECHECK_S = 0
+
+        @gpu_function
+        def f():
+            import brief
+            return brief.V
+
+        if imported:
+            import brief
+        before = f()
+        os.remove("brief.py")
+        try:
+            f()
+        except ModuleNotFoundError as error:
+            print(json.dumps([before, error.__notes__]))
+    """
+    with client({"brief.py": "V = 7"}, daemon.address) as author:
+        before, notes = author.run(source.replace("if imported:", f"if {imported}:"))
+        assert before == 7
+        assert any("brief.py, which is gone: put it back" in note for note in notes), notes
+        assert not any("write" in note for note in notes)
 
 
 def test_a_module_that_changes_while_it_is_read_goes_as_it_is_at_one_moment(daemon: Daemon) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -140,6 +141,28 @@ class TestExplanations:
         note = self.explain(client, "plugin")
         assert note is not None
         assert "'plugin' is a module of yours, but nothing that this call mentions by name imports it: write" in note
+
+    @pytest.mark.parametrize(("file", "where"), [("brief.py", "brief.py"), ("brief/__init__.py", "brief")])
+    @pytest.mark.parametrize("imported", [False, True])
+    def test_an_own_module_that_was_deleted(self, client: Client, file: str, where: str, imported: bool) -> None:
+        client.put({file: ""})
+        client.collect("brief")
+        if imported:
+            importlib.import_module("brief")
+        shutil.rmtree(client.root / "brief") if where == "brief" else (client.root / where).unlink()
+        importlib.invalidate_caches()
+        assert self.explain(client, "brief") == (
+            f"plover: the module 'brief' came from {client.root / where}, which is gone: put it back, or import the module "
+            "from where it is now"
+        )
+
+    def test_an_own_module_that_must_not_be_imported_here(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client.put({"brief.py": ""})
+        client.collect("brief")
+        monkeypatch.setitem(sys.modules, "brief", None)
+        assert self.explain(client, "brief") is None
 
     @pytest.mark.parametrize("name", ["no_such_module", "pkg.no_such_part", "numpy"])
     def test_nothing_to_add(self, client: Client, name: str) -> None:

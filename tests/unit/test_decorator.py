@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
+import inspect
 import math
 import pickle
 import subprocess
@@ -110,6 +113,17 @@ class TestDecorating:
     def test_what_cannot_be_called_is_refused(self, target: Any) -> None:
         with pytest.raises(TypeError, match="gpu_function takes a function or a kernel, not "):
             gpu_function(target)
+
+    def test_numbas_decorator_above_it_is_told_the_order(self) -> None:
+        with pytest.raises(AttributeError, match=r"^add is a gpu_function, which .* write @gpu_function above Numba's"):
+            cuda.jit(add)
+
+    def test_whoever_looks_at_it_finds_a_signature_and_no_defaults(self) -> None:
+        assert str(inspect.signature(add)) == str(inspect.signature(add.local))
+        assert not hasattr(add, "__defaults__")
+        assert not inspect.isfunction(add)
+        assert functools.update_wrapper(lambda: None, add).__name__ == "add"
+        assert copy.copy(add).local is add.local
 
     def test_options_make_a_copy(self) -> None:
         other = add.options(priority=3)

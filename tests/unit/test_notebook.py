@@ -14,7 +14,9 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import plover
 from plover import context
-from plover.notebook import Cell, parse_line, run_cell
+from plover.notebook import Cell, parse_line
+from plover.notebook import run_cell as run_cell_itself
+from plover.pickling.variables import Variables
 
 
 @pytest.mark.parametrize(
@@ -41,11 +43,19 @@ def test_the_line(line: str, cell: Cell) -> None:
         ("'x", "No closing quotation: %%gpu"),
         ("x.y", "'x.y' is not the name of a variable"),
         ("x -> 2", "'2' is not the name of a variable"),
+        ("x -> class", "'class' is not the name of a variable"),
+        ("None", "'None' is not the name of a variable"),
     ],
 )
 def test_a_line_that_is_none(line: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         parse_line(line)
+
+
+def run_cell(source: str, filename: str, variables: dict[str, Any], outputs: tuple[str, ...]) -> tuple[list[Any], Any]:
+    ran = run_cell_itself(source, filename, Variables(variables), outputs)
+    assert tuple(ran.variables) == outputs
+    return list(ran.variables.values()), ran.value
 
 
 class TestRunning:
@@ -57,8 +67,29 @@ class TestRunning:
         assert run_cell("", "<cell>", {}, ()) == ([], None)
 
     def test_it_sees_nothing_else(self) -> None:
-        with pytest.raises(NameError, match="'pytest' is not defined"):
+        with pytest.raises(NameError, match="'pytest' is not defined") as caught:
             run_cell("pytest", "<cell>", {}, ())
+        assert caught.value.__notes__ == [
+            "This cell runs on a worker: it sees what it imports itself, and no variable of the notebook; name those that it "
+            "needs behind %%gpu."
+        ]
+        with pytest.raises(NameError) as caught:
+            run_cell("pytest", "<cell>", {"x": 1, "y": 2}, ())
+        assert caught.value.__notes__ == [
+            "This cell runs on a worker: it sees x, y and what it imports itself; name what else it needs behind %%gpu."
+        ]
+
+    @pytest.mark.parametrize("source", ["x;", "x; \n\n# a word\n", "if x:\n    pass\n(\n    x\n)  ;  # why", "1; x;"])
+    def test_a_semicolon_at_the_end_says_that_the_value_is_not_wanted(self, source: str) -> None:
+        assert run_cell(source, "<cell>", {"x": 2}, ()) == ([], None)
+
+    @pytest.mark.parametrize("source", ["1; x", "x  # ;", "x;\nx", "'x;' and x"])
+    def test_any_other_semicolon_does_not(self, source: str) -> None:
+        assert run_cell(source, "<cell>", {"x": 2}, ()) == ([], 2)
+
+    def test_it_is_compiled_as_any_other_cell(self) -> None:
+        source = "def f(n: int): pass\nf.__annotations__['n']"
+        assert run_cell(source, "<cell>", {}, ()) == ([], int)
 
     def test_a_name_that_it_did_not_bind(self) -> None:
         with pytest.raises(NameError, match="did not bind a, b, which stands behind ->") as caught:
@@ -95,6 +126,10 @@ class TestInIPython:
         shell.push({"x": 20})
         assert shell.run_cell("%%gpu x -> y\ny = x + 1\ny * 2").result == 42
         assert shell.user_ns["y"] == 21
+
+    def test_a_cell_that_ends_in_a_semicolon_shows_nothing(self, shell: Any) -> None:
+        assert shell.run_cell("%%gpu -> y\ny = 1\ny;  # kept quiet").result is None
+        assert shell.user_ns["y"] == 1
 
     def test_a_name_that_is_not_there(self, shell: Any) -> None:
         done = shell.run_cell("%%gpu missing\n1")
