@@ -21,7 +21,7 @@ from numba.cuda.simulator.kernel import FakeCUDAKernel, FakeOverloadDict
 
 from plover.errors import NotSimulated
 
-from . import arrays, blocks
+from . import arrays, blocks, elements, integers
 from .analysis import may_wait
 from .state import LAUNCH_LOCK, blockDim, blockIdx, gridDim, inside, running, threadIdx
 
@@ -189,7 +189,7 @@ def _argument(kernel: Kernel, value: Any, copy_back: list[Callable[[], Any]]) ->
     inside_view = arrays.device_view(value)
     if inside_view is not None:
         return _seen(inside_view)
-    return value
+    return integers.seen(value)
 
 
 def _copied(host: Any, hint: Any, copy_back: list[Callable[[], Any]]) -> Any:
@@ -209,7 +209,7 @@ def _copied(host: Any, hint: Any, copy_back: list[Callable[[], Any]]) -> Any:
 def _seen(array: Any) -> Any:
     """The array as kernels see it: records by attribute too, as Numba has them."""
     if array.dtype.fields is None:
-        return array
+        return elements.seen(array)
     return FakeWithinKernelCUDAArray(FakeCUDAArray(array))
 
 

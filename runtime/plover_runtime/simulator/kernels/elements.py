@@ -1,0 +1,55 @@
+"""Integer arrays as kernels see them: what is read widens in arithmetic, what is stored keeps its low bits.
+
+Guarantees: memory, dtype, shape and slices are NumPy's; nothing that is stored into an integer array raises for being
+out of its range. Arrays of other dtypes are handed through untouched, so that they cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .integers import NARROW, of
+
+_read = np.ndarray.__getitem__
+_store = np.ndarray.__setitem__
+
+
+class Integers(np.ndarray[Any, Any]):
+    """An integer array; elements of 64 bits are read as NumPy's scalars."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        try:
+            _store(self, index, value)
+        except (OverflowError, ValueError):
+            if not isinstance(value, (int, float)) or self.dtype.kind not in "iu":
+                raise
+            _store(self, index, low_bits(value, self.dtype))
+
+
+class NarrowIntegers(Integers):
+    """An integer array whose elements are narrower than 64 bits."""
+
+    def __getitem__(self, index: Any) -> Any:
+        value = _read(self, index)
+        kind = NARROW.get(value.__class__)
+        return value if kind is None else kind(value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+
+def low_bits(value: Any, dtype: np.dtype[Any]) -> Any:
+    """What a store of ``value`` leaves in an integer of ``dtype``."""
+    if isinstance(value, int):
+        return of(value, dtype.newbyteorder("="))
+    return np.float64(value).astype(np.int64).astype(dtype)
+
+
+def seen(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array as kernels see it."""
+    if array.dtype.kind not in "iu":
+        return array
+    return array.view(NarrowIntegers if array.dtype.itemsize < 8 else Integers)
