@@ -11,30 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from .integers import NARROW, of
+from .integers import WIDENING, of
 
 _read = np.ndarray.__getitem__
 _store = np.ndarray.__setitem__
 
 
 class Integers(np.ndarray[Any, Any]):
-    """An integer array; elements of 64 bits are read as NumPy's scalars."""
+    """An integer array; its elements are read as NumPy's scalars."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
         try:
             _store(self, index, value)
         except (OverflowError, ValueError):
-            if not isinstance(value, (int, float)) or self.dtype.kind not in "iu":
+            if not isinstance(value, (int, float, np.integer)) or self.dtype.kind not in "iu":
                 raise
             _store(self, index, low_bits(value, self.dtype))
 
 
-class NarrowIntegers(Integers):
-    """An integer array whose elements are narrower than 64 bits."""
+class WideningIntegers(Integers):
+    """An integer array whose elements NumPy would not calculate with as Numba does: all but int64."""
 
     def __getitem__(self, index: Any) -> Any:
         value = _read(self, index)
-        kind = NARROW.get(value.__class__)
+        kind = WIDENING.get(value.__class__)
         return value if kind is None else kind(value)
 
     def __iter__(self) -> Iterator[Any]:
@@ -43,8 +43,8 @@ class NarrowIntegers(Integers):
 
 def low_bits(value: Any, dtype: np.dtype[Any]) -> Any:
     """What a store of ``value`` leaves in an integer of ``dtype``."""
-    if isinstance(value, int):
-        return of(value, dtype.newbyteorder("="))
+    if isinstance(value, (int, np.integer)):
+        return of(int(value), dtype.newbyteorder("="))
     return np.float64(value).astype(np.int64).astype(dtype)
 
 
@@ -52,4 +52,4 @@ def seen(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The array as kernels see it."""
     if array.dtype.kind not in "iu":
         return array
-    return array.view(NarrowIntegers if array.dtype.itemsize < 8 else Integers)
+    return array.view(Integers if array.dtype == np.int64 else WideningIntegers)

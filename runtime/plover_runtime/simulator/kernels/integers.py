@@ -64,10 +64,10 @@ def _kind(dtype: np.dtype[Any]) -> Any:
     return type(dtype.name, (base,), {"__slots__": (), "dtype": dtype, "__module__": __name__})
 
 
-_CLASSES: Final[dict[np.dtype[Any], Any]] = {np.dtype(code): _kind(np.dtype(code)) for code in "bBhHiIqQlL"}
-Int64, UInt64 = _CLASSES[np.dtype("i8")], _CLASSES[np.dtype("u8")]
-#: What NumPy reads → what a kernel sees. A scalar of 64 bits stays as it is until it meets one of these.
-NARROW: Final = {dtype.type: kind for dtype, kind in _CLASSES.items() if dtype.itemsize < 8}
+_CLASSES: Final[dict[np.dtype[Any], Any]] = {np.dtype(code): _kind(np.dtype(code)) for code in "bBhHiIlL"}
+Int64, UInt64, UInt16 = (_CLASSES[np.dtype(code)] for code in ("i8", "u8", "u2"))
+#: What NumPy reads → what a kernel sees. An int64 of NumPy's is typed as Numba has it anyway.
+WIDENING: Final = {np.dtype(code).type: _CLASSES[np.dtype(code)] for code in "bBhHiILQ"}
 _UNSIGNED: Final = frozenset(kind for kind in _CLASSES.values() if issubclass(kind, Unsigned))
 _SIGNED: Final = frozenset(kind for kind in _CLASSES.values() if issubclass(kind, Signed)) | {int}
 _ALL: Final = _SIGNED | _UNSIGNED
@@ -85,7 +85,7 @@ def of(value: int, dtype: np.dtype[Any]) -> Integer:
 
 def seen(value: Any) -> Any:
     """A scalar as a kernel sees it: narrow integers of NumPy's widen in arithmetic, all else stays as it is."""
-    kind = NARROW.get(value.__class__)
+    kind = WIDENING.get(value.__class__)
     return value if kind is None else kind(value)
 
 
@@ -110,6 +110,8 @@ def _numpy(operate: Binary, left: Any, right: Any) -> Any:
     for other in (left, right):
         if not isinstance(other, (Integer, float, complex, np.generic, np.ndarray)):
             return NotImplemented
+    if isinstance(left, np.float32) or isinstance(right, np.float32):  # beside a uint16 NumPy keeps a float32
+        left, right = (float(value) if isinstance(value, UInt16) else value for value in (left, right))
     left, right = (
         value.dtype.type(value) if isinstance(value, Integer)
         else np.float64(value) if type(value) is float

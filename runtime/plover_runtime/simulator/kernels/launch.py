@@ -210,7 +210,33 @@ def _seen(array: Any) -> Any:
     """The array as kernels see it: records by attribute too, as Numba has them."""
     if array.dtype.fields is None:
         return elements.seen(array)
-    return FakeWithinKernelCUDAArray(FakeCUDAArray(array))
+    return Records(FakeCUDAArray(array))
+
+
+class Records(FakeWithinKernelCUDAArray):  # type: ignore[misc]
+    """Records in a kernel; their integer fields are read and stored as elements of arrays are."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _field(super().__getattr__(name))
+
+    def __getitem__(self, index: Any) -> Any:
+        return _field(super().__getitem__(index))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        target = self._item._ary
+        kind = target.dtype[index] if isinstance(index, str) else None
+        if kind is not None and kind.kind in "iu" and isinstance(value, (int, float, np.integer)):
+            value = elements.low_bits(value, kind)
+        target[index] = value
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, FakeWithinKernelCUDAArray):
+        return _seen(value._item._ary)
+    return integers.seen(value)
 
 
 def jit(
