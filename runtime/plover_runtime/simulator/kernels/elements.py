@@ -1,7 +1,8 @@
 """Integer arrays as kernels see them: what is read widens in arithmetic, what is stored keeps its low bits.
 
 Guarantees: memory, dtype, shape and slices are NumPy's; nothing that is stored into an integer array raises for being
-out of its range. Arrays of other dtypes are handed through untouched, so that they cost nothing.
+out of its range, unless a launch's arrays are all of int64 and floats. Arrays of other dtypes, and int64 arrays in such a
+launch, are handed through untouched, so that they cost nothing.
 """
 
 from __future__ import annotations
@@ -53,3 +54,16 @@ def seen(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if array.dtype.kind not in "iu":
         return array
     return array.view(Integers if array.dtype == np.int64 else WideningIntegers)
+
+
+def together(arguments: list[Any]) -> tuple[Any, ...]:
+    """A launch's arguments: where all integer arrays are of int64, NumPy stores as quickly into them by itself."""
+    if any(type(argument) is Integers for argument in arguments) and all(
+        type(argument) in _PLAIN for argument in arguments
+    ):
+        return tuple([argument.view(np.ndarray) if type(argument) is Integers else argument for argument in arguments])
+    return tuple(arguments)
+
+
+#: Kinds of arguments from which no value beyond int64's range comes.
+_PLAIN = frozenset([Integers, np.ndarray, int, float, bool, np.int64, np.float32, np.float64])

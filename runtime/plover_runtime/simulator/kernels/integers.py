@@ -1,13 +1,12 @@
 """Integers as Numba types them: kernels read narrow ones and calculate in 64 bits.
 
-An element of an integer array narrower than 64 bits is read as an `Integer`, an int that knows its dtype. Arithmetic on
-it gives `Int64`, or `UInt64` where Numba's typing says so: both sides unsigned, for shifts the left one alone. Results
-wrap round at 64 bits; with floats the dtypes promote as NumPy's scalars do, which for these is what Numba does.
-Storing keeps the low bits, as C does.
+An element of an integer array is read as an `Integer`, an int that knows its dtype; only one of int64 stays NumPy's
+scalar, which is typed as Numba has it anyway. Arithmetic gives `Int64`, or `UInt64` where Numba's typing says so: both
+sides unsigned, for shifts the left one alone. Results wrap round at 64 bits; with floats the dtypes promote as NumPy's
+scalars do, which for these is what Numba does. Storing (`elements`) keeps the low bits, as C does.
 
-Guarantees: no element of a narrow array wraps round before it is stored. Assumes that kernels run with NumPy's floating
-point warnings off. A read or an operation costs a Python call, so arrays of floats and bools stay NumPy's own, and
-those of 64 bits are only stored into through here: their elements are NumPy's scalars.
+Guarantees: what is read from an array does not wrap round in its own width, but for negation and inversion, which Numba
+does there too. Assumes that kernels run with NumPy's warnings off. A read and an operation cost a Python call each.
 """
 
 from __future__ import annotations
@@ -206,6 +205,31 @@ def _quick_unsigned(own: Binary, calculate: Binary) -> Binary:
     return method
 
 
+def _quick_division(own: Binary, calculate: Binary) -> Binary:
+    """`calculate` where the right side is positive and both fit an int64."""
+
+    def method(self: Any, other: Any) -> Any:
+        if other.__class__ in _ALL and 0 < other <= _HIGH and self <= _HIGH:
+            both = self.__class__ in _UNSIGNED and other.__class__ in _UNSIGNED
+            return (UInt64 if both else Int64)(own(self, other))
+        return calculate(self, other)
+
+    return method
+
+
+def _quick_shift(own: Binary, calculate: Binary) -> Binary:
+    """`calculate` where the bits stay within an int64."""
+
+    def method(self: Any, other: Any) -> Any:
+        if other.__class__ in _ALL and 0 <= other < 64:
+            value = own(self, other)
+            if _LOW <= value <= _HIGH:
+                return (UInt64 if self.__class__ in _UNSIGNED else Int64)(value)
+        return calculate(self, other)
+
+    return method
+
+
 def _comparison(own: Binary, compare: Binary) -> Binary:
     """By value, whatever the signs, as Numba compares."""
 
@@ -238,7 +262,12 @@ def _fill() -> None:
         "truediv": _true_division,
     }
     for name, calculate in others.items():
-        setattr(Integer, f"__{name}__", lambda self, other, calculate=calculate: calculate(self, other))
+        method = f"__{name}__"
+        quick = {"floordiv": _quick_division, "mod": _quick_division, "lshift": _quick_shift, "rshift": _quick_shift}
+        if name in quick:
+            setattr(Integer, method, quick[name](getattr(int, method), calculate))
+        else:
+            setattr(Integer, method, lambda self, other, calculate=calculate: calculate(self, other))
         setattr(Integer, f"__r{name}__", _reflected(calculate))
     for name in ("lt", "le", "eq", "ne", "gt", "ge"):
         setattr(Integer, f"__{name}__", _comparison(getattr(int, f"__{name}__"), getattr(operator, name)))

@@ -146,7 +146,7 @@ class Configured:
         check_launch(self.griddim, self.blockdim, self.sharedmem)
         kernel = self.dispatcher
         copy_back: list[Callable[[], Any]] = []
-        given = tuple([_argument(kernel, value, copy_back) for value in args])
+        given = elements.together([_argument(kernel, value, copy_back) for value in args])
         with LAUNCH_LOCK, np.errstate(all="ignore", divide="raise" if kernel._debug else "ignore"):
             _run(kernel.fn, given, self.griddim, self.blockdim, self.sharedmem)
         for copy in copy_back:
