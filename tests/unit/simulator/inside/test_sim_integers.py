@@ -140,6 +140,17 @@ def test_a_store_keeps_the_low_bits():
     assert unsigned.tolist() == [2**63 + 5, 2**64 - 1, 2**64 - 3]
 
 
+def test_where_all_arrays_are_of_int64_they_are_numpys_own():
+    @cuda.jit
+    def store(x, out):
+        out[0] = x[0] + 2**63 - 1
+        out[1] = 2**63
+
+    out = np.zeros(2, "i8")
+    with pytest.raises(OverflowError, match="Python int"):
+        store[1, 1](np.array([1]), out)
+
+
 def test_what_cannot_be_stored_is_still_an_error():
     @cuda.jit
     def store(out):
