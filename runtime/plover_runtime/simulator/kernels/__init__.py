@@ -2,6 +2,6 @@
 
 ``mend`` puts everything here into ``numba.cuda``. Read in this order: ``state`` (what a running thread sees),
 ``analysis`` (may a kernel's threads wait for each other?), ``blocks`` (running the threads of a block), ``launch``
-(dispatchers), then what kernels use (``inside``, ``warps``, ``atomics``) and what hosts use (``arrays``, ``host``,
-``vectorizing``, ``xoroshiro``).
+(dispatchers), then what kernels use (``integers``, ``elements``, ``inside``, ``warps``, ``atomics``) and what hosts
+use (``arrays``, ``host``, ``vectorizing``, ``xoroshiro``).
 """

@@ -13,7 +13,9 @@ import numpy as np
 
 from plover.errors import NotSimulated
 
+from . import elements
 from .blocks import Wait
+from .integers import Integer
 from .state import WARP_SIZE, blockDim, blockIdx, gridDim, inside, linear_thread, running, threadIdx
 
 #: What a block may have on every GPU without asking for more.
@@ -139,12 +141,12 @@ class Shared:
         dtype = _dtype(dtype)
         if shape == 0:
             count = running.dynamic.nbytes // dtype.itemsize
-            return np.frombuffer(running.dynamic.data, dtype, count)
+            return elements.seen(np.frombuffer(running.dynamic.data, dtype, count))
         frame = sys._getframe(1)
         place = frame.f_code, frame.f_lasti
         made = running.shared.get(place)
         if made is None:
-            made = np.empty(shape, dtype)
+            made = elements.seen(np.empty(shape, dtype))
             running.static_bytes += made.nbytes
             if running.static_bytes > SHARED_LIMIT_BYTES:
                 from numba.cuda.simulator.cudadrv.driver import LinkerError
@@ -161,7 +163,7 @@ class Local:
     """The namespace ``cuda.local``."""
 
     def array(self, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
-        return np.empty(shape, _dtype(dtype))
+        return elements.seen(np.empty(shape, _dtype(dtype)))
 
 
 class Const:
@@ -170,13 +172,13 @@ class Const:
     def array_like(self, ary: Any) -> Any:
         view = np.asarray(ary).view()
         view.flags.writeable = False
-        return view
+        return elements.seen(view)
 
 
 def _unsigned(value: Any) -> tuple[int, int]:
     """An integer's bits and how many it has; a Python integer has 32 if it fits, else 64."""
     bits = 32 if -(2**31) <= value < 2**32 else 64
-    if isinstance(value, np.integer):
+    if isinstance(value, (np.integer, Integer)):
         bits = value.dtype.itemsize * 8
     return int(value) & (1 << bits) - 1, max(32, bits)
 

@@ -21,7 +21,7 @@ from numba.cuda.simulator.kernel import FakeCUDAKernel, FakeOverloadDict
 
 from plover.errors import NotSimulated
 
-from . import arrays, blocks
+from . import arrays, blocks, elements, integers
 from .analysis import may_wait
 from .state import LAUNCH_LOCK, blockDim, blockIdx, gridDim, inside, running, threadIdx
 
@@ -146,7 +146,7 @@ class Configured:
         check_launch(self.griddim, self.blockdim, self.sharedmem)
         kernel = self.dispatcher
         copy_back: list[Callable[[], Any]] = []
-        given = tuple([_argument(kernel, value, copy_back) for value in args])
+        given = elements.together([_argument(kernel, value, copy_back) for value in args])
         with LAUNCH_LOCK, np.errstate(all="ignore", divide="raise" if kernel._debug else "ignore"):
             _run(kernel.fn, given, self.griddim, self.blockdim, self.sharedmem)
         for copy in copy_back:
@@ -189,7 +189,7 @@ def _argument(kernel: Kernel, value: Any, copy_back: list[Callable[[], Any]]) ->
     inside_view = arrays.device_view(value)
     if inside_view is not None:
         return _seen(inside_view)
-    return value
+    return integers.seen(value)
 
 
 def _copied(host: Any, hint: Any, copy_back: list[Callable[[], Any]]) -> Any:
@@ -209,8 +209,34 @@ def _copied(host: Any, hint: Any, copy_back: list[Callable[[], Any]]) -> Any:
 def _seen(array: Any) -> Any:
     """The array as kernels see it: records by attribute too, as Numba has them."""
     if array.dtype.fields is None:
-        return array
-    return FakeWithinKernelCUDAArray(FakeCUDAArray(array))
+        return elements.seen(array)
+    return Records(FakeCUDAArray(array))
+
+
+class Records(FakeWithinKernelCUDAArray):  # type: ignore[misc]
+    """Records in a kernel; their integer fields are read and stored as elements of arrays are."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _field(super().__getattr__(name))
+
+    def __getitem__(self, index: Any) -> Any:
+        return _field(super().__getitem__(index))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        target = self._item._ary
+        kind = target.dtype[index] if isinstance(index, str) else None
+        if kind is not None and kind.kind in "iu" and isinstance(value, (int, float, np.integer)):
+            value = elements.low_bits(value, kind)
+        target[index] = value
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, FakeWithinKernelCUDAArray):
+        return _seen(value._item._ary)
+    return integers.seen(value)
 
 
 def jit(
