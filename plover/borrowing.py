@@ -20,8 +20,10 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from plover import segments
 from plover.errors import WireError
 from plover.mappings import Mapping
+from plover.serialize import Buffer
 from plover.wire import codec
 from plover.wire import messages as m
 
@@ -66,6 +68,19 @@ class Entry:
 
     def _map(self) -> Mapping:
         return Mapping(self.fd, self.size_bytes)
+
+    def fill(
+        self,
+        buffers: Sequence[Buffer],
+        chosen: Sequence[tuple[int, int]],
+        offsets: Sequence[int],
+        pieces: list[codec.Piece],
+    ) -> None:
+        """Copy the chosen ones of a message's buffers (index, size) to these offsets, and say so in its pieces."""
+        array = self.mapping.array()
+        for (index, size), offset in zip(chosen, offsets, strict=True):
+            segments.copy(buffers[index], array[offset : offset + size])
+            pieces[index] = m.Segment(self.id, offset, size)
 
     @property
     def is_mapped(self) -> bool:

@@ -120,10 +120,7 @@ class ClientSegments(Borrower):
         if total >= segments.THRESHOLD_BYTES:
             entry = self._take_for(total, loan)
             if entry is not None:
-                array = entry.mapping.array()
-                for (index, size), offset in zip(rest, offsets, strict=True):
-                    segments.copy(buffers[index], array[offset : offset + size])
-                    pieces[index] = m.Segment(entry.id, offset, size)
+                entry.fill(buffers, rest, offsets, pieces)
         return pieces, loan if loan.entry is not None or loan.born else None
 
     def find_born(self, array: Anchor) -> bool:

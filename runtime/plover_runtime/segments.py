@@ -145,10 +145,7 @@ class WorkerSegments(Borrower):
         if total >= segments.THRESHOLD_BYTES:
             entry = self.borrow(total)
             if entry is not None:
-                array = entry.mapping.array()
-                for (index, size), offset in zip(rest, offsets, strict=True):
-                    segments.copy(buffers[index], array[offset : offset + size])
-                    pieces[index] = m.Segment(entry.id, offset, size)
+                entry.fill(buffers, rest, offsets, pieces)
         for piece in pieces:
             if isinstance(piece, m.Segment):
                 self.entries[piece.id].held = False  # it goes along with the result

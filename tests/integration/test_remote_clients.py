@@ -126,13 +126,6 @@ print("done", SYSTEM)
 """
 
 
-@pytest.fixture(scope="module")
-def gpu1() -> Iterator[Host]:
-    running = Host()
-    yield running
-    running.close()
-
-
 @pytest.fixture
 def alice(gpu1: Host, tmp_path: Path) -> Iterator[User]:
     user = User(tmp_path / "me")
