@@ -151,7 +151,10 @@ class Borrower:
         self._requests = itertools.count(1)
         self._waiting = 0  # the request that somebody waits for
         self._answer: Entry | str | None = None  # to it
-        self._packets: collections.deque[Any] = collections.deque()  # received, and not taken to the end
+        self._packets: collections.deque[Any] = collections.deque()  # received, and not taken off
+        self._taken: object = (
+            None  # the packet that has had its effect, as an interrupt may come before it is taken off
+        )
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
 
@@ -221,7 +224,8 @@ class Borrower:
             packet = self._packets[0]
             data, descriptors = packet[0], _descriptors(packet[1])
             if data:
-                self._take(codec.TO_BORROWER.read([data]).message, descriptors)
+                if self._taken is not packet:
+                    self._take(codec.TO_BORROWER.read([data]).message, descriptors, packet)
                 came = True
             else:
                 self.ended = True
@@ -243,10 +247,14 @@ class Borrower:
             entry.close()
         self.entries.clear()
 
-    def _take(self, message: m.ToBorrower, descriptors: list[int]) -> None:
+    def _take(self, message: m.ToBorrower, descriptors: list[int], packet: object) -> None:
+        """What a packet says has its effect once, whatever comes between: what is held is held from one call to the next."""
         match message:
             case m.Lent(request=request):
                 entry = self._meet(message.segment, message.size_bytes, descriptors)
+                if self._taken is packet:  # by a signal handler; and no call from here on until it is held
+                    return
+                self._taken = packet
                 entry.held = True
                 if request == self._waiting:
                     self._answer = entry
@@ -256,9 +264,13 @@ class Borrower:
                 if request == self._waiting:
                     self._answer = reason
             case m.Handed():
-                entry = self._meet(message.segment, message.size_bytes, descriptors)
-                entry.submission = message.submission
-                entry.held = entry.held or bool(message.submission)
+                entry, submission = self._meet(message.segment, message.size_bytes, descriptors), message.submission
+                if self._taken is packet:
+                    return
+                self._taken = packet
+                entry.submission = submission
+                if submission:
+                    entry.held = True
             case m.Forgotten(segments=segments):
                 for number in segments:
                     known = self.entries.pop(number, None)

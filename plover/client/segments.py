@@ -15,7 +15,9 @@ is what its end tells the daemon.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
+import queue
 import socket
 import threading
 import weakref
@@ -89,11 +91,18 @@ class ClientSegments(Borrower):
         self._lock: Any = threading.RLock()
         self._untidy = False
         self._closing = False
+        #: What used a segment and was collected. Its `put` is C, so no interrupt gets lost in a collection.
+        self._stale: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._is_looked_after = False
         self._pid = os.getpid()
         _living.add(self)
 
     def make_entry(self, number: int, fd: int, size_bytes: int) -> Entry:
         """One that knows what uses it."""
+        if not self._is_looked_after:
+            with contextlib.suppress(RuntimeError):  # the process ends, and with it all of this
+                _thread.start_new_thread(self._look_after, ())
+            self._is_looked_after = True
         return _Used(number, fd, size_bytes)
 
     # -- arguments ------------------------------------------------------------------------------------------------------
@@ -156,7 +165,7 @@ class ClientSegments(Borrower):
             entry = self._take_one(size_bytes)
             if entry is not None:
                 entry.clean = False
-                entry.loan = weakref.ref(loan, self._stale)
+                entry.loan = weakref.ref(loan, self._stale.put)
                 loan.entry = entry
         self._finish()
         return entry
@@ -204,7 +213,7 @@ class ClientSegments(Borrower):
             anchor = entry.array_over_it()  # the result was taken before, and not to the end
             if anchor is None:
                 anchor = entry.mapping.array()
-                entry.anchor = weakref.ref(anchor, self._stale)
+                entry.anchor = weakref.ref(anchor, self._stale.put)
         self._finish()
         return memoryview(anchor[segment.offset : segment.offset + segment.size])  # type: ignore[arg-type]
 
@@ -219,7 +228,7 @@ class ClientSegments(Borrower):
             if entry is None:
                 return None
             anchor = entry.mapping.array()
-            entry.anchor = weakref.ref(anchor, self._stale)
+            entry.anchor = weakref.ref(anchor, self._stale.put)
             entry.born = True
         self._finish()
         return anchor
@@ -233,13 +242,10 @@ class ClientSegments(Borrower):
             or bool(entry.submission and self._is_pending(entry.submission))
         )
 
-    def _stale(self, _: object) -> None:
-        """Something that used a segment was collected; on any thread, in the middle of anything."""
-        if self._pid == os.getpid():
-            try:
-                self.tidy()
-            except KeyboardInterrupt:  # which nobody would hear of in here
-                _thread.interrupt_main()
+    def _look_after(self) -> None:
+        """A thread's work: give back what is not used any more, as soon as it is not."""
+        while self._stale.get() is not None:
+            self.tidy()
 
     def tidy(self) -> None:
         """Give back what is not used, now or as soon as whoever is at it is done."""
@@ -293,9 +299,15 @@ class ClientSegments(Borrower):
                 del self.entries[entry.id]
                 entry.close()
 
+    def close(self) -> None:
+        """Give everything back."""
+        super().close()
+        self._stale.put(None)  # its thread ends
+
     def forget(self) -> None:
         """In a fork's child: all this is the parent's."""
         self._lock = threading.RLock()
+        self._stale = queue.SimpleQueue()
         self.close()
 
 

@@ -159,6 +159,7 @@ class Doors:
         self._monitor.setsockopt(zmq.RCVHWM, 1)  # see OVERRUN
         self._monitor.setsockopt(zmq.LINGER, 0)
         self._monitor.connect(_EVENTS)
+        sockets.has_message(self._monitor)  # libzmq writes to its descriptor only for who has seen all that was before
 
     def __repr__(self) -> str:
         return f"<Doors open={[door.name for door in self._open]} shut={[door.name for door in self._shut]}>"

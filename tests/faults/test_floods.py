@@ -88,6 +88,21 @@ def test_a_flood_of_the_socket_ends_and_who_waited_gets_in(small: Host) -> None:
         }
 
 
+def test_a_daemon_of_a_socket_alone_has_any_number_of_visitors_in_its_life() -> None:
+    """More than libzmq's thread tells of in advance: it goes on to the next only when it is heard."""
+    daemon = Daemon()
+    try:
+        for _ in range(descriptors.OVERRUN + 100):
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.settimeout(PATIENCE_S)
+                visitor.connect(daemon.address.removeprefix("ipc://"))
+                assert visitor.recv(1) == b"\xff"  # ZeroMQ's greeting
+        with plover.connect(daemon.address) as session:
+            assert session.submit(echo, 1).result(PATIENCE_S) == 1
+    finally:
+        daemon.close()
+
+
 def test_a_daemon_that_ends_while_its_doors_are_shut_leaves_nothing(small: Host) -> None:
     with flood(socket.AF_UNIX, str(small.socket)):
         wait_until(lambda: "d.sock lets nobody in" in small.log(), "the socket lets nobody in")
