@@ -1,4 +1,4 @@
-"""Memory for segments: made, read and given back; and how much of it this host has.
+"""Memory for segments: made, read and given back.
 
 A segment is a memfd, sealed against any change of its size. Its pages are allocated here, so that they are charged to the
 daemon and not to whoever touches them first; that takes tens of milliseconds a hundred megabytes, and so has a thread.
@@ -15,9 +15,10 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-__all__ = ["Maker", "create", "free", "host_memory_bytes"]
+from plover.daemon import host_memory
+
+__all__ = ["Maker", "create", "free"]
 
 #: <fcntl.h>
 _PUNCH_HOLE = 0x02
@@ -32,9 +33,9 @@ def create(size_bytes: int) -> int:
     Raises:
         OSError: there is no memory, or no descriptor, to be had.
     """
-    available, total = _available_bytes(), host_memory_bytes()
+    available, total = host_memory.available_bytes(), host_memory.total_bytes()
     if available is not None and available - size_bytes < total * _LEFT_ALONE:
-        raise OSError(f"the host has {available} bytes left")
+        raise OSError(f"{available} bytes of memory are left on this host, or to the daemon's control group")
     fd = os.memfd_create("plover-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size_bytes)
@@ -101,20 +102,3 @@ class Maker:
                 reason = f"no shared memory of {size_bytes} bytes can be had: {error.strerror or error}"
                 self._done.put((number, -1, reason))
             os.eventfd_write(self.fd, 1)
-
-
-def host_memory_bytes() -> int:
-    """The memory of this host, or what this process's control group may have of it."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
-            total = min(total, int(Path(path).read_text()))
-    return total
-
-
-def _available_bytes() -> int | None:
-    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None

@@ -21,7 +21,7 @@ from typing import Any
 
 import zmq
 
-from plover.daemon import status
+from plover.daemon import host_memory, status
 from plover.daemon.arrivals import Arrivals
 from plover.daemon.calls import CallRecords
 from plover.daemon.config import DaemonConfig
@@ -31,7 +31,6 @@ from plover.daemon.launchers import base
 from plover.daemon.lending import Lending
 from plover.daemon.lines import Lines
 from plover.daemon.lives import Lives
-from plover.daemon.memory import host_memory_bytes
 from plover.daemon.news import News
 from plover.daemon.output import Piece
 from plover.daemon.payloads import FunctionStore
@@ -99,7 +98,7 @@ class Shell:
         message_limit = config.limits.payload_bytes + codec.HEADER_LIMIT
         self.post = Post(config.addresses, self.incarnation, self._peers, message_limit, budget)
         limits = config.limits
-        memory = host_memory_bytes()
+        memory = host_memory.total_bytes()
         pool = Pool(
             int(memory * limits.segments_share),
             int(memory * limits.segments_share_per_tenant),

@@ -17,6 +17,7 @@ import pytest
 from plover.daemon.launchers.base import NestEnded, WorkerEnded
 from plover.daemon.launchers.process import ProcessLauncher
 from tests.support.launching import Rig, descendants, leave_processes, parent, state, wait_gone
+from tests.support.memory_groups import memory_group
 from tests.support.preconditions import needs_host
 
 #: Milliseconds on a quiet machine; what a test waits for is that it happens at all, and soon.
@@ -205,7 +206,7 @@ def test_a_forked_child_of_user_code_is_no_second_worker(rig: Rig) -> None:
 
 
 def test_a_child_of_user_code_that_is_killed_for_memory_is_told(tmp_path: Path) -> None:
-    group = _memory_group(tmp_path)
+    group = memory_group(tmp_path.name)
     needs_host(group, "a memory cgroup that this process may divide")
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\necho $$ > "{group}/cgroup.procs" || exit 1\nexec "{sys.executable}" "$@"\n')
@@ -228,43 +229,3 @@ def test_a_child_of_user_code_that_is_killed_for_memory_is_told(tmp_path: Path) 
     finally:
         rig.close()
         os.rmdir(group)
-
-
-def _memory_group(folder: Path) -> Path | None:
-    """A new cgroup of 256 MiB, below this process's own or as near above it as one may be made; None if none may be."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            root, limit = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
-        elif not controllers:
-            root, limit = Path("/sys/fs/cgroup"), "memory.max"
-        else:
-            continue
-        own = root / path.lstrip("/")
-        for above in (own, *own.parents):
-            if above.is_relative_to(root) and (controllers or "memory" in _delegated(above)):
-                group = _group(above / f"plover-{os.getpid()}-{folder.name[-8:]}", limit)
-                if group is not None:
-                    return group
-    return None
-
-
-def _group(group: Path, limit: str) -> Path | None:
-    """Make a cgroup, limit it, and see that a process may enter it: one that may not would not be limited."""
-    try:
-        group.mkdir()
-    except OSError:
-        return None
-    enter = ["/bin/sh", "-c", f'echo {256 << 20} > "{group}/{limit}" && echo $$ > "{group}/cgroup.procs"']
-    if subprocess.run(enter, capture_output=True).returncode:
-        group.rmdir()
-        return None
-    return group
-
-
-def _delegated(group: Path) -> list[str]:
-    """The controllers that cgroups below this one have."""
-    try:
-        return (group / "cgroup.subtree_control").read_text().split()
-    except OSError:
-        return []

@@ -15,7 +15,7 @@ import pytest
 
 import plover
 from plover import gpu_function
-from plover.daemon.memory import host_memory_bytes
+from plover.daemon.host_memory import total_bytes
 from plover.session import current
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo, daemon_with, run_script
 from tests.support.daemons import plover as run_plover
@@ -422,7 +422,7 @@ def test_out_is_written_after_a_fork_too() -> None:
 
 
 def test_a_client_that_collects_nothing_gets_frames_and_nothing_fails() -> None:
-    program = daemon_with(devices="simulated:1", shell={"segments_share_per_tenant": (24 << 20) / host_memory_bytes()})
+    program = daemon_with(devices="simulated:1", shell={"segments_share_per_tenant": (24 << 20) / total_bytes()})
     running = Daemon(program=program)
     try:
         with plover.connect(running.address):

@@ -696,7 +696,6 @@ def test_a_class_that_changes_is_another_class_there() -> None:
         {"blob": [b"z" * 100_000, bytearray(70_000)]},
         memoryview(b"abc" * 10_000),
     ],
-    ids=repr,
 )
 def test_values_come_back_as_they_went(value: Any) -> None:
     @gpu_function

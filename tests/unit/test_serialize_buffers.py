@@ -206,7 +206,6 @@ class TestViews:
             memoryview(np.zeros(3, "?")),
             memoryview(b"abc").cast("c"),
         ],
-        ids=repr,
     )
     def test_they_arrive_as_views_of_the_same_items(self, value: memoryview) -> None:
         found = there(value)
