@@ -157,6 +157,7 @@ class Shell:
             happen=self.happen,
             show=self._show,
         )
+        self._clients_fd = self.post.socket.fileno()  # pyzmq looks it up at some cost
         self.watch(launcher.fileno(), lambda: self._news.take(self._clock()))
         self.watch(self.post.doors.fileno(), lambda: self.post.doors.take(self._clock()))
 
@@ -195,8 +196,8 @@ class Shell:
         """Serve until draining or stopping has ended, or `leave` is called."""
         self.happen(e.DaemonStarted())
         self._flush()
-        post, epoll, watched = self.post, self._epoll, self._watched
-        self.watch(post.socket.fileno(), self._hear)
+        epoll, watched = self._epoll, self._watched
+        self.watch(self._clients_fd, self._hear)
         while not self._exiting:
             due = self._next_deadline()
             # The router's descriptor says that its state may have changed, no more; sending may have taken that word away.
@@ -230,7 +231,7 @@ class Shell:
         than all that there is to do. A client's message ends it.
         """
         self._arrivals.has_time = False
-        select.select((self.post.socket,), (), (), _NAP_S)
+        select.select((self._clients_fd,), (), (), _NAP_S)
 
     def _flush(self) -> None:
         """What this turn of the loop has to say. Workers first: they have something to do."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.daemons import run_script
 
-_ATTEMPTS = 3
+_ATTEMPTS = 8
 #: What takes long to import, or is not there on a client.
 _HEAVY = ("cupy", "cupyx", "numba", "llvmlite", "docker")
 

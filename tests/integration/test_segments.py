@@ -98,7 +98,7 @@ def test_segments_are_used_again(daemon: Daemon) -> None:
     for _ in range(20):
         got = add_one(x)
     np.testing.assert_array_equal(got, x + 1)
-    assert segments(daemon)["segments"] <= before + 1
+    assert segments(daemon)["segments"] <= before + 2  # a result's is given back while the next call is on its way
 
 
 @pytest.mark.parametrize(

@@ -388,7 +388,8 @@ def test_bit_operations_and_the_like():
 
     out = np.zeros(10)
     bits[1, 1](out, np.ones(1, "u8"))
-    assert out.tolist() == [32, 31, 4, 2**31, 63, 5, 10, 3, -2, 32]
+    expected = [32, 31, 4, 2**31, 63, 5, 10, 3, -2, 32]
+    np.testing.assert_array_max_ulp(out, np.array(expected, float), 1)  # cbrt is another one's on each processor
 
 
 def test_records():
