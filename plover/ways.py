@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from plover import addresses, keys
 from plover.addresses import Plugged
@@ -161,6 +160,8 @@ def _reach(address: str, tcp: addresses.Tcp) -> str:
 
 def _prove(target: Target, plug: Plug, own: keys.KeyPair) -> None:
     """A short connection that says nothing: both sides show their keys."""
+    from zmq.utils.monitor import recv_monitor_message  # imports asyncio, which no client of this host needs
+
     with _watched_dealer() as (socket, monitor):
         plug(socket)
         deadline = time.monotonic() + _PROVE_S
