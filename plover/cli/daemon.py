@@ -41,7 +41,8 @@ def add_commands(commands: Any) -> None:
         "--bind",
         action="append",
         metavar="ADDRESS",
-        help="where clients connect: ipc:///path/of/a/socket, or tcp://HOST:PORT for those with keys (see `plover keys`)",
+        help="where clients connect: ipc:///path/of/a/socket, or tcp://HOST:PORT for those with keys (see `plover keys`); "
+        "with tcp alone, a socket for yourself is added",
     )
     start.add_argument("--launcher", default="process", choices=["docker", "process"], help="how workers are started")
     start.add_argument("--devices", metavar="WHICH", help="GPUs by index or UUID, comma-separated, or simulated:N")
@@ -155,8 +156,10 @@ def _end(arguments: argparse.Namespace) -> int:
     target = reach.find_target(arguments.address, of_this_machine=True)
     if target.address.startswith("tcp://"):
         verb = "drain" if arguments.drain else "stop"
+        said = f" ({target.source})" if target.source else ""
         raise AccessDenied(
-            f"{target.address}: a daemon is ended by its operator, on its own machine: log in, and `plover {verb}`"
+            f"{target.address}{said}: no daemon of yours on this machine listens there, and one elsewhere is ended by its "
+            f"operator, on its own machine: log in there, and `plover {verb}`"
         )
     with reach.connected(target) as (connection, _):
         pid = connection.welcome.pid
