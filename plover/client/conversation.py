@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zmq
 
 from plover import errors
+from plover.client import attention
+from plover.client.attention import Attention
 from plover.client.calls import PendingCall, PendingCalls
 from plover.client.link import Link
 from plover.errors import DaemonLost, DaemonUnreachable, PloverError, WireError
@@ -95,6 +97,7 @@ class Conversation:
         self.segments: ClientSegments | None = None
         self._address = address
         self._hello = hello
+        self._attention = Attention(address, hello)
         self._incarnation = 0  # the daemon's; 0 before the handshake
         self._shaking_until = now + HANDSHAKE_S
         self._next_ping = now + PING_S
@@ -174,11 +177,14 @@ class Conversation:
             if by_io:
                 self.end(error)
             return by_io
+        self._attention.heard()
         message = incoming.message
         if type(message) is m.Outcome:
             return self._outcome(message, incoming, now, by_io)
         if type(message) is m.Output:
             self._output(message)
+            return True
+        if type(message) is m.Pong:
             return True
         if by_io:
             self._out_of_the_ordinary(message, now)
@@ -251,6 +257,9 @@ class Conversation:
         due = self._next_ping if self.calls.pending else None
         if self.calls.unacknowledged:
             due = min(self._acknowledge_by, self._next_ping)
+        judged = self._attention.due()
+        if judged is not None:
+            due = judged if due is None else min(due, judged)
         if self.outbox:
             gathered_until = self.gathered_at + GATHERED_FOR_S
             return gathered_until if due is None else min(due, gathered_until)
@@ -269,10 +278,15 @@ class Conversation:
         if gathered and (now >= self._acknowledge_by or gathered >= ACKNOWLEDGE_AT):
             self._say(link, m.Acknowledge(self.calls.acknowledgements()), now)
         if now >= self._next_ping:
+            late = now - self._next_ping > PING_S
             self._next_ping = now + PING_S
             if self.calls.pending:
                 self._say(link, m.Ping(), now)
+                self._attention.asked(now, late)
                 self._cancel_again(link, list(self.calls.pending.values()), now)
+
+        if self._attention.is_lost(now) and self.calls.pending:
+            self.end(self._silent())
 
     def _resume(self, link: Link, now: float) -> None:
         """Ask for everything that was sent, but for what is sent again anyway."""
@@ -398,6 +412,12 @@ class Conversation:
             f"the daemon at {self._address} went away; whether its pending calls ran is not known",
             address=self._address,
         )
+
+    def _silent(self) -> DaemonLost:
+        from plover.client import silence
+
+        why = silence.explain(self._address, attention.SILENCE_S + attention.PROBE_S)
+        return DaemonLost(f"{why}. Whether its pending calls ran is not known", address=self._address)
 
     def _replaced(self) -> DaemonLost:
         return DaemonLost(
