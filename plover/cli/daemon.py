@@ -161,6 +161,7 @@ def _end(arguments: argparse.Namespace) -> int:
             f"{target.address}{said}: no daemon of yours on this machine listens there, and one elsewhere is ended by its "
             f"operator, on its own machine: log in there, and `plover {verb}`"
         )
+    _let_go_on(target)
     with reach.connected(target) as (connection, _):
         pid = connection.welcome.pid
         gone = (
@@ -175,6 +176,18 @@ def _end(arguments: argparse.Namespace) -> int:
             what = "draining" if arguments.drain else "stopping"
             print(f"plover: daemon {pid} is {what}; {answer.unfinished} calls are unfinished", flush=True)
     return _wait_until_gone(gone, pid, None if arguments.drain else _END_S)
+
+
+def _let_go_on(target: Target) -> None:
+    """A daemon that is stopped cannot end before it goes on."""
+    from plover.client import silence
+
+    if not target.address.startswith("ipc://"):
+        return
+    pid = addresses.listener(addresses.socket_path(target.address))
+    if pid and silence.is_stopped(pid):
+        print(f"plover: daemon {pid} was stopped (SIGSTOP, Ctrl-Z); it goes on, so that it can end", flush=True)
+        os.kill(pid, signal.SIGCONT)
 
 
 def _has_ended(target: Target, pidfd: int | None) -> bool:

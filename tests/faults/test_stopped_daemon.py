@@ -15,6 +15,7 @@ from plover import gpu_function
 from plover.client import attention, conversation
 from plover.client.connection import Connection
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo, daemon
+from tests.support.daemons import plover as command
 from tests.support.fake_daemon import wait_until
 from tests.support.remote import User, configuration, host, proxy
 
@@ -62,9 +63,22 @@ def test_calls_at_a_daemon_that_is_stopped_end_with_the_reason(fifos: list[Fifo]
                 assert said.startswith(
                     f"wait ({future.call_id}) has no outcome: no daemon answered at {running.address}"
                 )
-                assert f"is stopped (SIGSTOP, Ctrl-Z or a debugger): `kill -CONT {running.pid}` lets it go on. " in said
+                assert f"is stopped (SIGSTOP, Ctrl-Z or a debugger): `kill -CONT {running.pid}` lets it go on" in said
                 assert said.endswith("Whether its pending calls ran is not known")
         gate.say()
+
+
+@pytest.mark.parametrize("verb", ["stop", "drain"])
+def test_one_that_is_stopped_goes_on_to_end(verb: str) -> None:
+    with daemon() as running:
+        os.kill(running.pid, signal.SIGSTOP)
+        code, out, errors = command(verb, "--address", running.address)
+        assert (code, errors) == (0, "")
+        assert out.startswith(
+            f"plover: daemon {running.pid} was stopped (SIGSTOP, Ctrl-Z); it goes on, so that it can end"
+        )
+        assert out.endswith(f"plover: daemon {running.pid} has ended\n")
+        assert running.wait() == 0
 
 
 def test_a_daemon_that_goes_on_in_time_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
