@@ -261,7 +261,7 @@ def _describe(document: dict[str, Any]) -> str:
                     f"  worker {number} (pid {pid or '-'}) {worker['state']}, {worker['calls_done']} calls done, "
                     f"{worker['known_functions']} functions live"
                 )
-        if device["last_failure"]:
+        if device["last_failure"] and device["state"] != "healthy":  # else it is over
             line += f"\n    last failure: {device['last_failure'].splitlines()[0]}"
         lines.append(line)
     queued = sum(scheduler["queued"].values())
@@ -270,7 +270,8 @@ def _describe(document: dict[str, Any]) -> str:
         f"  calls: {queued} queued, {scheduler['calls'].get('dispatched', 0)} running; ended: {ended}; "
         f"refused: {scheduler['refused']}"
     )
-    lines.append(f"  clients: {scheduler['clients_present']} present, {scheduler['clients_absent']} absent")
+    others = scheduler["clients_present"] - 1  # this command is one
+    lines.append(f"  clients: {others} present, {scheduler['clients_absent']} absent")
     lines += [
         f"    {client['client']} of tenant {client['tenant']}: silent for {client['silent_s']:.0f} s, {client['calls']} "
         "calls unfinished"
