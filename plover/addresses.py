@@ -36,9 +36,11 @@ __all__ = [
     "Tcp",
     "borrowing_path",
     "default_directory",
+    "free_socket",
     "is_alive",
     "listener",
     "make_directory",
+    "own_sockets",
     "parse",
     "parse_bind",
     "read_secret",
@@ -47,6 +49,8 @@ __all__ = [
 ]
 
 SOCKET_NAME = "daemon.sock"
+#: Beside it, for a daemon that was given no socket and found that one taken: with its pid.
+_BESIDE = "daemon-{}.sock"
 _SECRET_NAME = "secret"  # noqa: S105  (a file's name)
 #: sockaddr_un holds 108 bytes, the last of them 0 (unix(7)).
 _PATH_LIMIT = 107
@@ -198,6 +202,27 @@ def default_directory() -> Path:
         return Path(runtime) / "plover"
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     return Path(tempfile.gettempdir()) / f"plover-{user}"
+
+
+def own_sockets() -> list[Path]:
+    """The sockets in the default directory at which somebody listens, the default one first."""
+    directory = default_directory()
+    paths = [directory / SOCKET_NAME, *sorted(directory.glob(_BESIDE.format("*")))]
+    return [path for path in paths if path.exists() and is_alive(path)]
+
+
+def free_socket() -> Path:
+    """A path for the socket of a daemon that was given none: the default one, or beside it where another daemon has that.
+    What daemons that were killed left beside it is taken away.
+    """
+    directory = default_directory()
+    for left in directory.glob(_BESIDE.format("*")):
+        if not is_alive(left):
+            left.unlink(missing_ok=True)
+            left.with_name(f"{left.name}.segments").unlink(missing_ok=True)
+    default = directory / SOCKET_NAME
+    taken = default.exists() and is_alive(default)
+    return directory / _BESIDE.format(os.getpid()) if taken else default
 
 
 def make_directory(path: Path) -> None:

@@ -129,8 +129,9 @@ class NoCapacity(PloverError):
 
 
 class DaemonUnreachable(PloverError):
-    """No daemon answered at the address."""
+    """No daemon answered at the address: nothing was sent."""
 
+    call_id: str | None
     address: str | None
 
 

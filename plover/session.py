@@ -167,7 +167,7 @@ class Session:
             if self._closed:
                 raise PloverError("this session is closed: make another one with plover.connect(…)")
             self._drop_dead_daemon()
-            if self._connection is None or not self._connection.usable:
+            if self._connection is None or not self._connection.usable or _has_gone(self._connection):
                 self._connection = self._connect()
             return self._connection
 
@@ -266,6 +266,13 @@ class Session:
         if payload.size_bytes > welcome.function_limit_bytes:
             advice = "pass captured data as arguments"
             raise _too_large("the function", payload.name, payload.size_bytes, welcome.function_limit_bytes, advice)
+
+
+def _has_gone(connection: Connection) -> bool:
+    """Whether nobody listens at its socket: its daemon has ended, and what is pending there soon ends by itself."""
+    if connection.in_order or not connection.address.startswith("ipc://"):
+        return False
+    return not addresses.is_alive(addresses.socket_path(connection.address))
 
 
 def _too_large(what: str, name: str, size: int, limit: int, advice: str) -> PayloadTooLarge:

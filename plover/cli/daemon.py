@@ -41,7 +41,8 @@ def add_commands(commands: Any) -> None:
         "--bind",
         action="append",
         metavar="ADDRESS",
-        help="where clients connect: ipc:///path/of/a/socket, or tcp://HOST:PORT for those with keys (see `plover keys`)",
+        help="where clients connect: ipc:///path/of/a/socket, or tcp://HOST:PORT for those with keys (see `plover keys`); "
+        "with tcp alone, a socket for yourself is added",
     )
     start.add_argument("--launcher", default="process", choices=["docker", "process"], help="how workers are started")
     start.add_argument("--devices", metavar="WHICH", help="GPUs by index or UUID, comma-separated, or simulated:N")
@@ -155,9 +156,12 @@ def _end(arguments: argparse.Namespace) -> int:
     target = reach.find_target(arguments.address, of_this_machine=True)
     if target.address.startswith("tcp://"):
         verb = "drain" if arguments.drain else "stop"
+        said = f" ({target.source})" if target.source else ""
         raise AccessDenied(
-            f"{target.address}: a daemon is ended by its operator, on its own machine: log in, and `plover {verb}`"
+            f"{target.address}{said}: no daemon of yours on this machine listens there, and one elsewhere is ended by its "
+            f"operator, on its own machine: log in there, and `plover {verb}`"
         )
+    _let_go_on(target)
     with reach.connected(target) as (connection, _):
         pid = connection.welcome.pid
         gone = (
@@ -172,6 +176,18 @@ def _end(arguments: argparse.Namespace) -> int:
             what = "draining" if arguments.drain else "stopping"
             print(f"plover: daemon {pid} is {what}; {answer.unfinished} calls are unfinished", flush=True)
     return _wait_until_gone(gone, pid, None if arguments.drain else _END_S)
+
+
+def _let_go_on(target: Target) -> None:
+    """A daemon that is stopped cannot end before it goes on."""
+    from plover.client import silence
+
+    if not target.address.startswith("ipc://"):
+        return
+    pid = addresses.listener(addresses.socket_path(target.address))
+    if pid and silence.is_stopped(pid):
+        print(f"plover: daemon {pid} was stopped (SIGSTOP, Ctrl-Z); it goes on, so that it can end", flush=True)
+        os.kill(pid, signal.SIGCONT)
 
 
 def _has_ended(target: Target, pidfd: int | None) -> bool:
@@ -245,7 +261,7 @@ def _describe(document: dict[str, Any]) -> str:
                     f"  worker {number} (pid {pid or '-'}) {worker['state']}, {worker['calls_done']} calls done, "
                     f"{worker['known_functions']} functions live"
                 )
-        if device["last_failure"]:
+        if device["last_failure"] and device["state"] != "healthy":  # else it is over
             line += f"\n    last failure: {device['last_failure'].splitlines()[0]}"
         lines.append(line)
     queued = sum(scheduler["queued"].values())
@@ -254,7 +270,8 @@ def _describe(document: dict[str, Any]) -> str:
         f"  calls: {queued} queued, {scheduler['calls'].get('dispatched', 0)} running; ended: {ended}; "
         f"refused: {scheduler['refused']}"
     )
-    lines.append(f"  clients: {scheduler['clients_present']} present, {scheduler['clients_absent']} absent")
+    others = scheduler["clients_present"] - 1  # this command is one
+    lines.append(f"  clients: {others} present, {scheduler['clients_absent']} absent")
     lines += [
         f"    {client['client']} of tenant {client['tenant']}: silent for {client['silent_s']:.0f} s, {client['calls']} "
         "calls unfinished"

@@ -15,9 +15,9 @@ import sys
 from typing import Any
 
 from plover import addresses, keys, profiles, trusted
+from plover.cli import here
 from plover.errors import PloverError
 from plover.keys import ClientLine, DaemonLine
-from plover.profiles import Target
 
 __all__ = ["add_commands"]
 
@@ -140,29 +140,26 @@ def _own_daemon(address: str | None) -> tuple[DaemonLine, str]:
             raise ValueError(f"{address!r}: users reach a daemon by its key over tcp: --address tcp://host:{_PORT}")
         return DaemonLine(keys.host_name(), address, public), ""
     host, port, note = keys.host_name(), _PORT, ""
-    bound = _bound()
-    if bound is None:
+    served = here.served_tcp()
+    if not served:
         note = (
             f"no daemon serves tcp here yet: `plover start --bind tcp://*:{port}`. The line says tcp://{host}:{port}; if "
             "users reach it elsewhere, say so by --address"
         )
     else:
-        host, port = (host if bound.host in ("*", "0.0.0.0", "::") else bound.host), bound.port  # noqa: S104
+        bound = next((each for each in served if not _is_loopback(each.host)), served[0])
+        host, port = (host if bound.host in here.EVERYWHERE else bound.host), bound.port
+        if _is_loopback(bound.host):
+            note = (
+                f"the daemon listens at {bound.host} alone, where nobody on another machine reaches it: for them "
+                f"`plover start --bind tcp://*:{port}`; if a tunnel leads to it, say by --address where it begins"
+            )
     address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     return DaemonLine(keys.host_name(), address, public), note
 
 
-def _bound() -> addresses.Tcp | None:
-    """Where the daemon of this machine's default address listens."""
-    from plover.cli import reach
-
-    path = addresses.default_directory() / addresses.SOCKET_NAME
-    if not (path.exists() and addresses.is_alive(path)):
-        return None
-    with reach.connected(Target(f"ipc://{path}")) as (connection, _):
-        document, _ = reach.round_trip(connection)
-    tcp = [each for each in map(addresses.parse_bind, document["addresses"]) if isinstance(each, addresses.Tcp)]
-    return tcp[0] if tcp else None
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 # -- list and revoke -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     whereabouts.add_command(commands)
     arguments = parser.parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()  # here, where whoever does not read on (`plover status | head -1`) is no error
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
+        return 1
     except (PloverError, ValueError, OSError) as error:
         print(f"plover: {error}", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from plover import addresses, keys, profiles
-from plover.errors import AccessDenied, PloverError
+from plover.errors import AccessDenied, DaemonUnreachable, PloverError
 from plover.profiles import Target
 from plover.versions import PLOVER, PYTHON
 from plover.wire import messages as m
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from plover.client.connection import Connection
     from plover.ways import Look
 
-__all__ = ["connected", "examine", "find_target", "round_trip"]
+__all__ = ["ask_status", "connected", "examine", "find_target", "round_trip"]
 
 _TRIPS = 10
 
@@ -33,13 +33,21 @@ def find_target(address: str | None, *, of_this_machine: bool = False) -> Target
 
     Args:
         address: as it was given: an address, a profile's name, or None.
-        of_this_machine: a default profile does not count.
+        of_this_machine: a default profile does not count, and a daemon of this user's and machine goes by its socket.
     """
-    if address:
-        return profiles.find(address)
+    from plover.cli import here
+
     skip_profiles = of_this_machine and not os.environ.get("PLOVER_ADDRESS")
-    configured = None if skip_profiles else profiles.configured()
-    return configured or Target(f"ipc://{addresses.default_directory() / addresses.SOCKET_NAME}")
+    target = profiles.find(address) if address else None if skip_profiles else profiles.configured()
+    if target is not None:
+        return (of_this_machine and here.socket_of(target)) or target
+    default = f"ipc://{addresses.default_directory() / addresses.SOCKET_NAME}"
+    others = here.others_than(default)
+    if others and not addresses.is_alive(addresses.socket_path(default)):
+        raise DaemonUnreachable(
+            f"no daemon runs at {default}, but at {', '.join(others)}: name it with --address", address=default
+        )
+    return Target(default)
 
 
 @contextlib.contextmanager
@@ -63,12 +71,18 @@ def connected(target: Target) -> Iterator[tuple[Connection, Look | None]]:
         way.close()
 
 
+def ask_status(connection: Connection) -> m.Status:
+    """The daemon's status."""
+    status: m.Status = connection.ask(m.AskStatus())
+    return status
+
+
 def round_trip(connection: Connection) -> tuple[dict[str, Any], float]:
     """The status, and how long a question and its answer take, in seconds: the median of some."""
     took = []
     for _ in range(_TRIPS):
         began = time.monotonic()
-        status: m.Status = connection.ask(m.AskStatus())
+        status = ask_status(connection)
         took.append(time.monotonic() - began)
     return json.loads(status.document), statistics.median(took)
 

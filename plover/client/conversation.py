@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zmq
 
 from plover import errors
+from plover.client import attention
+from plover.client.attention import Attention
 from plover.client.calls import PendingCall, PendingCalls
 from plover.client.link import Link
 from plover.errors import DaemonLost, DaemonUnreachable, PloverError, WireError
@@ -92,9 +94,11 @@ class Conversation:
         self.shaken = False
         self.broken = False
         self.ended: PloverError | None = None
+        self._has_gone = False  # it ended because the daemon has
         self.segments: ClientSegments | None = None
         self._address = address
         self._hello = hello
+        self._attention = Attention(address, hello)
         self._incarnation = 0  # the daemon's; 0 before the handshake
         self._shaking_until = now + HANDSHAKE_S
         self._next_ping = now + PING_S
@@ -174,11 +178,14 @@ class Conversation:
             if by_io:
                 self.end(error)
             return by_io
+        self._attention.heard()
         message = incoming.message
         if type(message) is m.Outcome:
             return self._outcome(message, incoming, now, by_io)
         if type(message) is m.Output:
             self._output(message)
+            return True
+        if type(message) is m.Pong:
             return True
         if by_io:
             self._out_of_the_ordinary(message, now)
@@ -251,6 +258,9 @@ class Conversation:
         due = self._next_ping if self.calls.pending else None
         if self.calls.unacknowledged:
             due = min(self._acknowledge_by, self._next_ping)
+        judged = self._attention.due()
+        if judged is not None:
+            due = judged if due is None else min(due, judged)
         if self.outbox:
             gathered_until = self.gathered_at + GATHERED_FOR_S
             return gathered_until if due is None else min(due, gathered_until)
@@ -260,7 +270,7 @@ class Conversation:
         """Acknowledge, ping, or give up."""
         if not self.shaken:
             if now >= self._shaking_until:
-                self.end(self._no_handshake())
+                self._lose(self._no_handshake())
             return
         if self._must_ask or self._was_silent:
             # After a reconnection; or a stopped process, a sleeping laptop: the lease may have run out.
@@ -269,10 +279,15 @@ class Conversation:
         if gathered and (now >= self._acknowledge_by or gathered >= ACKNOWLEDGE_AT):
             self._say(link, m.Acknowledge(self.calls.acknowledgements()), now)
         if now >= self._next_ping:
+            late = now - self._next_ping > PING_S
             self._next_ping = now + PING_S
             if self.calls.pending:
                 self._say(link, m.Ping(), now)
+                self._attention.asked(now, late)
                 self._cancel_again(link, list(self.calls.pending.values()), now)
+
+        if self._attention.is_lost(now) and self.calls.pending:
+            self._lose(self._silent())
 
     def _resume(self, link: Link, now: float) -> None:
         """Ask for everything that was sent, but for what is sent again anyway."""
@@ -345,8 +360,9 @@ class Conversation:
         self._incarnation = welcome.incarnation
         self._next_ping = now + PING_S
         if before is not None and before.incarnation != welcome.incarnation:
-            self.end(self._replaced())
-        elif before is not None:
+            self._lose(self._replaced())
+            return  # with `shaken` what was meant for the earlier one would be sent
+        if before is not None:
             self._was_silent = self._was_silent or now - self._spoke_at > LEASE_IS_SAFE_S
             self._must_ask = True
             self._ask_again()
@@ -359,7 +375,7 @@ class Conversation:
                 call.future.fail(_error(message.error, message.reason, message.facts, call.future.call_id))
         elif self.welcome is not None and not self.shaken:
             # It took our hand before: each daemon makes a secret of its own, so this is another one.
-            self.end(self._replaced())
+            self._lose(self._replaced())
         elif self.welcome is not None and message.incarnation != self._incarnation:
             self.broken = True  # a daemon that does not know us: shake hands, and learn whether it is a new one
         else:
@@ -372,13 +388,19 @@ class Conversation:
         if self.ended is None:
             self.ended = reason
 
+    def _lose(self, reason: PloverError) -> None:
+        """The daemon has gone."""
+        self._has_gone = True
+        self.end(reason)
+
     def end_calls(self) -> None:
         """Whatever is pending ends for the reason that the conversation ended for."""
         assert self.ended is not None
         pending = self.calls.pending
         while pending:
             submission, call = next(iter(pending.items()))
-            call.future.fail(for_call(self.ended, call.future))
+            reason = for_call(self.ended, call.future)
+            call.future.fail(self._unsent(call.future) if self._has_gone and not call.sent else reason)
             del pending[submission]
         while self.questions:
             self.questions.pop().answer.put(self.ended)
@@ -397,6 +419,20 @@ class Conversation:
         return DaemonLost(
             f"the daemon at {self._address} went away; whether its pending calls ran is not known",
             address=self._address,
+        )
+
+    def _silent(self) -> DaemonLost:
+        from plover.client import silence
+
+        why = silence.explain(self._address, attention.SILENCE_S + attention.PROBE_S)
+        return DaemonLost(f"{why}. Whether its pending calls ran is not known", address=self._address)
+
+    def _unsent(self, future: Future[Any]) -> DaemonUnreachable:
+        return DaemonUnreachable(
+            f"{future.title} was not sent, as the daemon at {self._address} had gone away: see whether one runs there with "
+            "`plover status`, and make the call again",
+            address=self._address,
+            call_id=future.call_id,
         )
 
     def _replaced(self) -> DaemonLost:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from plover import addresses
 
-__all__ = ["explain"]
+__all__ = ["explain", "is_stopped"]
 
 
 def explain(address: str, waited_s: float) -> str:
@@ -25,8 +25,11 @@ def explain(address: str, waited_s: float) -> str:
     if not pid:
         return f"{nothing}: somebody listens there and takes nobody in. See what that is with `ss -xlp`, and end it"
     who = f"{nothing}. Process {pid}, {_command(pid)}, listens there"
-    if _is_stopped(pid):
-        return f"{who} and is stopped (SIGSTOP, Ctrl-Z or a debugger): `kill -CONT {pid}` lets it go on"
+    if is_stopped(pid):
+        return (
+            f"{who} and is stopped (SIGSTOP, Ctrl-Z or a debugger): `kill -CONT {pid}` lets it go on, `kill -9 {pid}` "
+            "ends it"
+        )
     return (
         f"{who} and does nothing: it hangs, or its machine is overloaded. If it goes on so, end it with `kill {pid}` "
         f"(`kill -9 {pid}` if it stays), and start a daemon with `plover start`"
@@ -42,7 +45,8 @@ def _command(pid: int) -> str:
     return "of which nothing can be seen from here"
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this machine does nothing until it is told to go on."""
     with contextlib.suppress(OSError, IndexError):
         # The name in parentheses may itself have spaces and parentheses (proc_pid_stat(5)).
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in ("T", "t")

@@ -205,6 +205,7 @@ class Arrivals:
             case m.Resume(submissions=submissions):
                 self._happen(e.ResultsWanted(tenant=tenant, client=client, submissions=submissions), now)
             case m.Ping():
+                self._post.send(routing_id, m.Pong())
                 self._happen(e.ClientSeen(tenant=tenant, client=client), now)
             case m.Goodbye():
                 self._happen(e.ClientGone(tenant=tenant, client=client), now)

@@ -34,7 +34,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How a daemon is to run.
 
     Attributes:
-        addresses: ``ipc://…``, at least one.
+        addresses: ``ipc://…`` and ``tcp://…``, at least one. A socket is added where no ``ipc://…`` is among them.
         state_dir: private to the daemon: sockets of its nests, caches, its pid file.
         devices: None for what the host has, or see `plover.daemon.devices.find_devices`.
         parent_fd: a pidfd; the daemon ends when that process does.

@@ -91,7 +91,7 @@ class News:
         self._workers.remove(news.worker)
         self._show(worker.output.drain())
         self._pipes.forget(worker)
-        log.info("%s ended: %s", worker.name, death(news.exit_code, news.signal, news.reason))
+        log.info("%s ended: %s", worker.name, death(news.exit_code, news.signal, news.reason, news.out_of_memory))
         self._happen(
             e.WorkerGone(
                 worker=worker.number,

@@ -107,10 +107,12 @@ def _lost(outcome: c.Lost, call: str, worker: str, output: str, attempts: int) -
     return text + ("" if text.endswith("\n") else " ") + advice
 
 
-def death(exit_code: int | None, signal_number: int | None, reason: str) -> str:
+def death(exit_code: int | None, signal_number: int | None, reason: str, out_of_memory: bool = False) -> str:
     """How a process ended, for a log."""
     if signal_number is not None:
-        how = f"killed by signal {signal_number} ({_signal_name(signal_number)})"
+        how = f"killed by signal {signal_number} ({_signal_name(signal_number)})" + (
+            " for memory" if out_of_memory else ""
+        )
     else:
         how = f"exit code {exit_code}" if exit_code is not None else ""
     return ", ".join(filter(None, (how, reason))) or "nobody knows how"

@@ -55,6 +55,7 @@ def serve(
     """
     if config.launcher != "process":
         raise PloverError(f"the launcher {config.launcher!r} is not built yet: start with `--launcher process`")
+    config = _with_own_socket(config)
     devices = find_devices(config.devices, config.simulated_memory_bytes)
     soft, hard = descriptors.raise_limit()
     budget = descriptors.budget(hard, len(devices), config.limits.connections)
@@ -114,6 +115,14 @@ def embedded(directory: str, parent_fd: str, ready_fd: str) -> None:
         say(error=str(error))
         sys.exit(1)
     shutil.rmtree(path, ignore_errors=True)  # its parent does so too, if it still can
+
+
+def _with_own_socket(config: DaemonConfig) -> DaemonConfig:
+    """Who started a daemon operates it by a socket, without keys: it has one whether or not it was given any."""
+    if any(isinstance(addresses.parse_bind(each), addresses.Ipc) for each in config.addresses):
+        return config
+    own = f"ipc://{addresses.free_socket()}"
+    return msgspec.structs.replace(config, addresses=(*config.addresses, own))
 
 
 def _for_clients(shell: Shell, config: DaemonConfig) -> tuple[str, ...]:

@@ -212,7 +212,7 @@ class Resume(Message, frozen=True, tag="resume"):
 
 
 class Ping(Message, frozen=True, tag="ping"):
-    """The client is alive: its lease begins anew."""
+    """The client is alive: its lease begins anew. Is the daemon?"""
 
 
 class Goodbye(Message, frozen=True, tag="goodbye"):
@@ -303,6 +303,10 @@ class Unknown(Message, frozen=True, tag="unknown"):
     """The daemon knows nothing of these submissions: they never arrived, or their results were forgotten."""
 
     submissions: tuple[int, ...]
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """The answer to `Ping`: the daemon's loop runs."""
 
 
 class Status(Message, frozen=True, tag="status"):
@@ -521,7 +525,7 @@ class EndNest(Message, frozen=True, tag="end-nest"):
 
 
 FromClient = Hello | Submit | Cancel | Acknowledge | Resume | Ping | Goodbye | AskStatus | AskToEnd
-ToClient = Welcome | Rejected | PayloadWanted | Output | Outcome | Unknown | Status | Ending
+ToClient = Welcome | Rejected | PayloadWanted | Output | Outcome | Unknown | Pong | Status | Ending
 FromWorker = WorkerHello | Finished | PayloadMissing | BundlesMissing | Unwell
 ToWorker = Run
 FromZygote = ZygoteHello | Prepared | Forked | ForkFailed | Exited

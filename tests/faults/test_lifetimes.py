@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import plover
 from plover.daemon.launchers.base import NestEnded, WorkerEnded
 from plover.daemon.launchers.process import ProcessLauncher
+from tests.support.daemons import PATIENCE_S, daemon, daemon_with
 from tests.support.launching import Rig, descendants, leave_processes, parent, state, wait_gone
 from tests.support.memory_groups import memory_group
 from tests.support.preconditions import needs_host
@@ -206,27 +208,54 @@ def test_a_forked_child_of_user_code_is_no_second_worker(rig: Rig) -> None:
     assert len(worker.results) == 2
 
 
-def test_a_child_of_user_code_that_is_killed_for_memory_is_told(tmp_path: Path) -> None:
-    group = memory_group(tmp_path.name)
-    needs_host(group, "a memory cgroup that this process may divide")
+def _python_in(group: Path, tmp_path: Path) -> str:
+    """An interpreter that goes into a cgroup."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\necho $$ > "{group}/cgroup.procs" || exit 1\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o700)
-    rig = Rig(ProcessLauncher(tmp_path / "launcher", python=str(python)), tmp_path)
+    return str(python)
+
+
+def _eater() -> Callable[[], None]:
+    """A function that goes by value, and takes all memory."""
+
+    def eat() -> None:
+        hoard = []
+        while True:
+            hoard.append(bytearray(b"x") * (16 << 20))
+
+    return eat
+
+
+def test_a_child_of_user_code_that_is_killed_for_memory_is_told(tmp_path: Path) -> None:
+    group = memory_group(tmp_path.name)
+    needs_host(group, "a memory cgroup that this process may divide")
+    rig = Rig(ProcessLauncher(tmp_path / "launcher", python=_python_in(group, tmp_path)), tmp_path)
     try:
         nest = rig.start_nest()
         other = rig.start_worker(nest.nest)
         worker = rig.start_worker(nest.nest)
 
-        def eat() -> None:
-            hoard = []
-            while True:
-                hoard.append(bytearray(b"x") * (16 << 20))
-
-        rig.send(worker, eat)
+        rig.send(worker, _eater())
         ended = rig.expect(WorkerEnded, worker=worker.number)
         assert (ended.signal, ended.out_of_memory) == (signal.SIGKILL, True)
         assert rig.run(other, lambda: "spared") == "spared"
     finally:
         rig.close()
         os.rmdir(group)
+
+
+def test_the_log_says_that_a_worker_was_killed_for_memory(tmp_path: Path) -> None:
+    group = memory_group(tmp_path.name)
+    needs_host(group, "a memory cgroup that this process may divide")
+    before = f"""
+import functools, logging
+from plover.daemon import run
+logging.basicConfig(level=logging.INFO)
+run.ProcessLauncher = functools.partial(run.ProcessLauncher, python={_python_in(group, tmp_path)!r})
+"""
+    with daemon(program=daemon_with(before, devices="simulated:1")) as running:
+        with plover.connect(running.address) as session, pytest.raises(plover.WorkerLost, match="killed it for memory"):
+            session.submit(_eater()).result(PATIENCE_S)
+        assert "ended: killed by signal 9 (SIGKILL) for memory" in running.log()
+    os.rmdir(group)

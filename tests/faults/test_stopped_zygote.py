@@ -55,4 +55,6 @@ def test_it_is_given_up_in_time_and_nothing_else_is_said_of_it(daemon: Daemon) -
         assert session.submit(echo, 3).result(PATIENCE_S) == 3
         (device,) = daemon.status()["scheduler"]["devices"]
         assert (device["nest"], device["last_failure"]) == (2, "worker 2 was not ready within 3 s")
+        assert device["state"] == "healthy"
+        assert "last failure" not in command("status", "--address", daemon.address)[1]  # it is over
         assert not os.path.exists(f"/proc/{zygote}")

@@ -185,7 +185,7 @@ def test_a_guest_cannot_end_the_daemon(gpu1: Host, alice: User) -> None:
     for verb in ("stop", "drain"):
         code, _, said = command(verb, "--address", "gpu1")
         assert code == 1
-        assert f"a daemon is ended by its operator, on its own machine: log in, and `plover {verb}`" in said
+        assert f"ended by its operator, on its own machine: log in there, and `plover {verb}`" in said
 
 
 def test_a_guest_says_nothing_to_an_earlier_daemon(gpu1: Host, alice: User) -> None:

@@ -61,6 +61,34 @@ def test_start_says_when_it_is_ready_and_status_what_runs(daemon: Daemon, sessio
     assert secret.hex() not in str(document)
 
 
+def test_who_asks_is_not_counted_among_the_clients(mark: Mark) -> None:
+    with daemon(mark=mark) as own:
+        assert "  clients: 0 present, 0 absent" in command("status", "--address", own.address)[1]
+        with plover.connect(own.address):
+            assert "  clients: 1 present, 0 absent" in command("status", "--address", own.address)[1]
+
+
+def test_a_status_that_nobody_reads_is_no_error(daemon: Daemon) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "plover.cli.main", "status", "--address", daemon.address],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=daemon.mark.environment(),
+        timeout=PATIENCE_S,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_every_socket_is_its_owners_alone(daemon: Daemon, session: plover.Session) -> None:
+    assert gpu_function(lambda: 1)() == 1
+    sockets = {path.name: path.stat().st_mode & 0o777 for path in daemon.mark.directory.rglob("*") if path.is_socket()}
+    assert len(sockets) >= 3, sockets
+    assert set(sockets.values()) == {0o600}, sockets
+
+
 def test_status_by_the_environments_address(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLOVER_ADDRESS", daemon.address)
     code, out, _ = command("status")

@@ -177,6 +177,8 @@ class FakeDaemon:
                 if submission in self.calls and self.calls[submission][1] is None:
                     reason = m.Outcome(submission, "ended", m.Receipt(), (), "CallCancelled", "cancelled")
                     self._end(submission, reason, codec.EMPTY)
+            case m.Ping():
+                self._say(m.Pong())
             case m.AskStatus():
                 self._say(m.Status(b"{}"))
             case m.Goodbye():

@@ -166,7 +166,7 @@ def _claiming(routing_id: bytes | None) -> Iterator[None]:
 
 
 class Proxy:
-    """A network between a client and a port: it counts, cuts, closes and slows down.
+    """A network between a client and a port: it counts, cuts, closes and stalls.
 
     Attributes:
         from_client: every byte that clients sent.
@@ -179,6 +179,8 @@ class Proxy:
         self.connections = 0
         self.leads_to = port
         self._closed = False
+        self._flows = threading.Event()  # set while connections that are made from now on move bytes
+        self._flows.set()
         self._cut_after: int | None = None
         self._lock = threading.Lock()
         self._live: set[socket.socket] = set()
@@ -207,13 +209,15 @@ class Proxy:
                     continue
                 self._live |= {client, server}
                 for source, target, recorded in ((client, server, True), (server, client, False)):
-                    thread = threading.Thread(target=self._pump, args=(source, target, recorded), daemon=True)
+                    what = (source, target, recorded, self._flows)
+                    thread = threading.Thread(target=self._pump, args=what, daemon=True)
                     self._threads.append(thread)
                     thread.start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, recorded: bool) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, recorded: bool, flows: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                flows.wait()
                 with self._lock:
                     if recorded:
                         self.from_client += data
@@ -230,6 +234,14 @@ class Proxy:
         """Until clients have sent so many in all."""
         with self._lock:
             assert self._came.wait_for(lambda: len(self.from_client) >= count, PATIENCE_S)
+
+    def stall(self) -> threading.Event:
+        """No byte moves over the connections that there are, until the event is set."""
+        with self._lock:
+            stalled, self._flows = self._flows, threading.Event()
+            self._flows.set()
+        stalled.clear()
+        return stalled
 
     def cut_after(self, count: int) -> None:
         """Cut once, when clients have sent so many more bytes."""

@@ -43,6 +43,7 @@ class Strangers:
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._listener.bind(str(path))
+        path.chmod(0o600)
         self._listener.listen(LIMIT)
         watcher.watch(self._listener.fileno(), self._accept)
 

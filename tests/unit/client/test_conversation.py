@@ -479,6 +479,28 @@ def test_another_daemon_answers(answer: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [m.Rejected("AccessDenied", "another secret", None, 0), m.Welcome(8, "default", VERSIONS, 100, 100, 1)],
+    ids=["another secret", "another incarnation"],
+)
+def test_another_daemon_is_not_sent_what_waits_and_that_is_not_lost(answer: Any) -> None:
+    talk = Talk()
+    sent = talk.call(1)
+    talk.send()
+    talk.talk.greet(talk.link, 5.0)
+    unsent = talk.call(2)
+    talk.hear(answer, 5.0)
+    assert not talk.talk.shaken
+    talk.talk.end_calls()
+    assert isinstance(sent.future.exception(0), DaemonLost)
+    error = unsent.future.exception(0)
+    assert isinstance(error, DaemonUnreachable)
+    assert str(error).startswith(
+        "the call (c-2) was not sent, as the daemon at ipc:///d.sock had gone away: see whether"
+    )
+
+
 def test_what_came_over_an_old_link_is_taken_unless_it_is_half_there(capsys: pytest.CaptureFixture[str]) -> None:
     talk = Talk()
     call = talk.call(1)

@@ -58,4 +58,4 @@ def test_a_process_that_is_gone_and_one_without_a_command_line() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     assert silence._command(child.pid) == "of which nothing can be seen from here"
-    assert not silence._is_stopped(child.pid)
+    assert not silence.is_stopped(child.pid)

@@ -63,6 +63,7 @@ def test_how_a_process_ended_in_a_log() -> None:
     assert death(3, None, "") == "exit code 3"
     assert death(0, None, "told to") == "exit code 0, told to"
     assert death(None, 9, "") == "killed by signal 9 (SIGKILL)"
+    assert death(None, 9, "", out_of_memory=True) == "killed by signal 9 (SIGKILL) for memory"
     assert death(None, None, "its nest ended") == "its nest ended"
     assert death(None, None, "") == "nobody knows how"
 
