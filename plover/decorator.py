@@ -49,8 +49,19 @@ class GpuFunction(Remote, Generic[P, R]):
         super().__init__(function, options, packed)
         functools.update_wrapper(self, function)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def by_value(self) -> tuple[Any, ...]:
         return GpuFunction, (self._target, self._options)
+
+    def _origin(self) -> Any:
+        return self._target.__func__ if isinstance(self._target, types.MethodType) else self._target
+
+    def _by_name(self, home: GpuFunction[..., Any]) -> tuple[Any, ...]:
+        if isinstance(self._target, types.MethodType):
+            return _bound, (self._target.__self__, self._target.__name__, self._options)
+        return home._like, (self._options,)
+
+    def _like(self, options: CallOptions) -> GpuFunction[P, R]:
+        return GpuFunction(self._target, options, self._packed)
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> GpuFunction[P, R]: ...
@@ -195,7 +206,7 @@ class GpuFunction(Remote, Generic[P, R]):
         """The function as the calls of a map make it."""
         if timeout is not None:
             changes = {**changes, "timeout": timeout}
-        return GpuFunction(self._target, parse_options(self._options, changes), self._packed) if changes else self
+        return self._like(parse_options(self._options, changes)) if changes else self
 
     def options(self, **changes: Unpack[Options]) -> GpuFunction[P, R]:
         """A copy with other options; see `plover.options.Options` for what there is.
@@ -203,7 +214,7 @@ class GpuFunction(Remote, Generic[P, R]):
         Raises:
             TypeError: there is no such option, or it is not built yet.
         """
-        return GpuFunction(self._target, parse_options(self._options, changes), self._packed)
+        return self._like(parse_options(self._options, changes))
 
 
 class GpuKernel(Remote):
@@ -238,8 +249,17 @@ class GpuKernel(Remote):
         python = kernels.python_function(self._kernel) if self._kind == "numba" else None
         return "gpu_function kernel", self._name(), python, self._options, self._launch
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def by_value(self) -> tuple[Any, ...]:
         return GpuKernel, (self._kernel, self._options, self._launch)
+
+    def _origin(self) -> Any:
+        return self._kernel
+
+    def _by_name(self, home: GpuKernel) -> tuple[Any, ...]:
+        return home._like, (self._options, self._launch)
+
+    def _like(self, options: CallOptions, launch: tuple[Any, ...] | None) -> GpuKernel:
+        return GpuKernel(self._kernel, options, launch, self._packed)
 
     def _name(self) -> str:
         return str(self._target.__name__)
@@ -255,7 +275,7 @@ class GpuKernel(Remote):
             raise ValueError("must specify at least the griddim and blockdim")
         if len(given) > 2 and given[2] not in (0, None):
             raise ValueError(f"a stream of this process means nothing on the worker: leave it out ({self._name()})")
-        return GpuKernel(self._kernel, self._options, given, self._packed)
+        return self._like(self._options, given)
 
     @property
     def local(self) -> Any:
@@ -298,7 +318,7 @@ class GpuKernel(Remote):
 
     def options(self, **changes: Unpack[Options]) -> GpuKernel:
         """A copy with other options, as for functions."""
-        return GpuKernel(self._kernel, parse_options(self._options, changes), self._launch, self._packed)
+        return self._like(parse_options(self._options, changes), self._launch)
 
     def _begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, waits: bool = False, session: TakesCalls | None = None
@@ -314,6 +334,11 @@ class GpuKernel(Remote):
             sent, arrays = ((), args, kwargs), tuple(kernels.array_arguments(args, kwargs))
         finish = functools.partial(kernels.back_in_place, arrays)
         return self._send(sent, {}, waits=waits, session=session, finish=finish)
+
+
+def _bound(instance: Any, name: str, options: CallOptions) -> GpuFunction[..., Any]:
+    """A bound method, found as pickle finds any, with options that may be others."""
+    return GpuFunction(getattr(instance, name)._target, options)
 
 
 def _done(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:

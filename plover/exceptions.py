@@ -11,6 +11,7 @@ exist only on the worker. Assumes: Python 3.11's line table format (3.11 to 3.13
 from __future__ import annotations
 
 import contextlib
+import itertools
 import linecache
 import re
 from collections.abc import Callable, Sequence
@@ -39,13 +40,18 @@ Buffer = serialize.Buffer
 
 
 class _Frame(msgspec.Struct, frozen=True):
-    """A remote frame: its place, its function, where that begins, and the line's text if the worker could read it."""
+    """A remote frame: its place, its function, where that begins, and the line's text if the worker could read it.
+
+    Attributes:
+        columns: where in the line the expression stands that was evaluated, in bytes of UTF-8; None if that is not known.
+    """
 
     filename: str
     line: int
     name: str
     first_line: int
     text: str
+    columns: tuple[int, int] | None = None
 
 
 class _Exception(msgspec.Struct, frozen=True):
@@ -186,14 +192,23 @@ def _frames(tb: TracebackType | None, is_ours: Callable[[str], bool]) -> list[_F
         code = tb.tb_frame.f_code
         if not is_ours(code.co_filename) or (found and tb.tb_next is None):
             line = tb.tb_lineno or code.co_firstlineno  # code that a tool made may have no lines
-            text = linecache.getline(code.co_filename, line).rstrip("\n")[:_LINE_LIMIT]
-            found.append(
-                _Frame(_plain(code.co_filename), line, _plain(code.co_name), code.co_firstlineno, _plain(text))
-            )
+            text = linecache.getline(code.co_filename, line).rstrip("\n")
+            columns = _columns(tb, text) if len(text) <= _LINE_LIMIT else None
+            place = _plain(code.co_filename), line, _plain(code.co_name), code.co_firstlineno
+            found.append(_Frame(*place, _plain(text[:_LINE_LIMIT]), columns))
         tb = tb.tb_next
     if len(found) > 2 * _FRAMES_AT_EACH_END:
         found = found[:_FRAMES_AT_EACH_END] + found[-_FRAMES_AT_EACH_END:]
     return found
+
+
+def _columns(tb: TracebackType, text: str) -> tuple[int, int] | None:
+    """Where the failing expression stands in its first line, of which alone the client is sure to have the text."""
+    positions = next(itertools.islice(tb.tb_frame.f_code.co_positions(), tb.tb_lasti // 2, None), None)
+    if positions is None or None in positions:
+        return None
+    line, end_line, begin, end = positions
+    return begin, end if end_line == line else len(text.encode("utf-8", "backslashreplace"))  # type: ignore[return-value]
 
 
 # -- in the client -----------------------------------------------------------------------------------------------------
@@ -321,7 +336,7 @@ def _raise_in(frame: _Frame) -> TracebackType:
         co_name=frame.name,
         co_qualname=frame.name,
         co_firstlineno=frame.first_line,
-        co_linetable=_line_table(_TEMPLATE, frame.line - frame.first_line),
+        co_linetable=_line_table(_TEMPLATE, frame.line - frame.first_line, frame.columns),
     )
     try:
         exec(code, {"error": _Stop()})  # noqa: S102  (our own two words)
@@ -337,20 +352,30 @@ class _Stop(Exception):
     """Raised only to have a frame."""
 
 
-def _line_table(code: CodeType, offset: int) -> bytes:
-    """A table that puts every instruction on one line, without columns: entries of kind 13 of CPython's
-    Objects/locations.md, each for at most eight code units, the first with the distance from the first line.
+def _line_table(code: CodeType, offset: int, columns: tuple[int, int] | None) -> bytes:
+    """A table that puts every instruction on one line, and at these columns: entries of CPython's Objects/locations.md,
+    each for at most eight code units, with the distance from the line before; of kind 14 (which has that of the last line,
+    too, and both columns, counted from 1), or 13 without columns.
     """
     table = bytearray()
     units = len(code.co_code) // 2
     while units > 0:
         length = min(units, 8)
-        table.append(0x80 | 13 << 3 | length - 1)
-        value = (-offset << 1 | 1) if offset < 0 else offset << 1
-        while value >= 64:
-            table.append(0x40 | value & 63)
-            value >>= 6
-        table.append(value)
+        table.append(0x80 | (13 if columns is None else 14) << 3 | length - 1)
+        table += _varint((-offset << 1 | 1) if offset < 0 else offset << 1)
+        if columns is not None:
+            table.append(0)
+            table += _varint(columns[0] + 1) + _varint(columns[1] + 1)
         units -= length
         offset = 0
     return bytes(table)
+
+
+def _varint(value: int) -> bytes:
+    """A number in pieces of six bits, the lowest first."""
+    made = bytearray()
+    while value >= 64:
+        made.append(0x40 | value & 63)
+        value >>= 6
+    made.append(value)
+    return bytes(made)

@@ -14,7 +14,7 @@ import msgspec
 
 from plover import kernels, serialize
 from plover.options import with_environment
-from plover.pickling import captures
+from plover.pickling import captures, named
 from plover.wire.messages import CallOptions
 
 if TYPE_CHECKING:
@@ -83,6 +83,27 @@ class Remote:
         from plover.looks import function_html
 
         return function_html(*self._looks())
+
+    def __reduce__(self) -> Any:
+        """As functions and classes are pickled: by name, where that finds it or what it is a copy of; else by value."""
+        home = named.found(self)
+        if home is self:
+            return self.__qualname__
+        if type(home) is type(self) and home._origin() is self._origin():
+            return self._by_name(home)
+        return self.by_value()
+
+    def by_value(self) -> tuple[Any, ...]:
+        """How it is made anew elsewhere: what `__reduce__` may return. Plover's own serializer always sends it so."""
+        raise NotImplementedError
+
+    def _origin(self) -> Any:
+        """What its author decorated; copies with other options, bound methods and launches share it."""
+        raise NotImplementedError
+
+    def _by_name(self, home: Any) -> tuple[Any, ...]:
+        """How it is made anew, for `__reduce__`, from what stands under its name."""
+        raise NotImplementedError
 
     def _looks(self) -> tuple[Any, ...]:
         """What it looks like: what it is, its name, the Python function that has its parameters, and its options."""

@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -25,6 +24,7 @@ from plover import addresses, profiles, segments, serialize
 from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.profiles import Target
+from plover.simulation import say_simulated
 from plover.tracebacks import leave_out_ours
 from plover.wire.codec import Piece
 from plover.wire.messages import Segment
@@ -233,7 +233,7 @@ class Session:
             connection.close()
             raise
         if welcome.simulated:
-            _say_simulated(target.address)
+            say_simulated(target.address)
         return connection
 
     def _find(self) -> Target:
@@ -302,17 +302,6 @@ def _check_versions(daemon: str) -> None:
             client=PLOVER,
             daemon=daemon,
         )
-
-
-_said_simulated = False
-
-
-def _say_simulated(address: str) -> None:
-    global _said_simulated
-    if not _said_simulated:
-        _said_simulated = True
-        where, why = ("here", " (`plover doctor` says why)") if address.startswith("ipc://") else (f"at {address}", "")
-        print(f"plover: no GPU {where}: calls run on a simulated device{why}", file=sys.stderr)
 
 
 # -- the current session -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import types
 from typing import Any, NamedTuple
 
 from plover.errors import NotSerializable
+from plover.pickling.named import SCRIPT
 
 __all__ = [
     "GENERAL",
@@ -275,7 +276,7 @@ def type_name(cls: type) -> str:
     module, _, rest = name.partition(".")
     if "<locals>." in name:
         name = f"{cls.__module__}.{name.rpartition('<locals>.')[2]}"
-    if module in ("builtins", "__main__"):
+    if module in ("builtins", *SCRIPT):
         return rest.rpartition("<locals>.")[2]
     return name.removeprefix("_") if module in ("_io", "_queue", "_asyncio", "_contextvars") else name
 
@@ -291,7 +292,7 @@ def kind_of(cls: type) -> Kind | None:
             return None if kind.refused and cls in copyreg.dispatch_table else kind
         if says_how(base):
             return None
-    if cls.__module__ not in ("builtins", "__main__") and cls.__name__.endswith(_DATABASE_SUFFIXES):
+    if cls.__module__ not in ("builtins", *SCRIPT) and cls.__name__.endswith(_DATABASE_SUFFIXES):
         return _DATABASE
     return None
 

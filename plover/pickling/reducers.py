@@ -25,7 +25,7 @@ import numpy as np
 from cloudpickle import cloudpickle as _internals
 
 from plover.bundles.references import References
-from plover.pickling import advice, buffers, classes, compiled, functions, mentions, typings
+from plover.pickling import advice, buffers, classes, compiled, functions, mentions, named, typings
 
 __all__ = ["Reducing", "is_plain", "reduction"]
 
@@ -204,7 +204,7 @@ def _reduce_own_way(obj: Any) -> Any:
     if type(reduced) not in (str, tuple):
         name = type(obj).__qualname__
         raise pickle.PicklingError(f"{name}.__reduce__ returned {type(reduced).__name__}, not a string or a tuple")
-    if isinstance(reduced, str) and pickle.whichmodule(obj, reduced) == "__main__":  # type: ignore[attr-defined]
+    if isinstance(reduced, str) and pickle.whichmodule(obj, reduced) in named.SCRIPT:  # type: ignore[attr-defined]
         raise refusal(obj, advice.MAIN_ONLY)
     return reduced
 
@@ -227,6 +227,9 @@ def _reduce_missing(missing: Any) -> Any:
     return getattr, (dataclasses, "MISSING")
 
 
+# A child of multiprocessing has the script by this name, which is not `__main__` to cloudpickle, and nobody else has it.
+_internals._PICKLE_BY_VALUE_MODULES.add("__mp_main__")
+
 _BY_TYPE: dict[type, Handler] = {
     types.CodeType: _reduce_code,
     np.ndarray: buffers.reduce_array,
@@ -240,4 +243,5 @@ _BY_NAME: dict[tuple[str, str], Handler] = {
     ("numpy.ma", "MaskedArray"): buffers.reduce_masked,  # by name: importing numpy.ma takes 10 ms
     ("numpy.ma.core", "MaskedArray"): buffers.reduce_masked,
     **compiled.BY_NAME,
+    ("plover.remote", "Remote"): operator.methodcaller("by_value"),
 }

@@ -13,6 +13,7 @@ from typing import Any
 from cloudpickle import cloudpickle as _internals
 
 from plover.pickling import classes
+from plover.pickling.named import SCRIPT
 
 __all__ = ["BY_TYPE"]
 
@@ -27,7 +28,7 @@ def _reduce_typevar(variable: Any) -> Any:
 def _is_at(obj: Any) -> bool:
     """Whether an object of `typing` is found in the module that it says it is of, and that is importable."""
     module = sys.modules.get(getattr(obj, "__module__", None) or "__main__")
-    return obj.__module__ != "__main__" and getattr(module, obj.__name__, None) is obj
+    return obj.__module__ not in SCRIPT and getattr(module, obj.__name__, None) is obj
 
 
 def _reduce_parameters(spec: Any) -> Any:

@@ -75,6 +75,24 @@ def test_in_a_script(way: str, daemon: Daemon) -> None:
         assert text in errors
 
 
+def test_the_failing_expression_is_marked_as_in_local_code(daemon: Daemon) -> None:
+    source = """
+import sys, plover
+plover.connect(sys.argv[1])
+
+@plover.gpu_function
+def fail(x):
+    return "é", (x + 1) / 0 + 3
+
+fail{}(1)
+"""
+    _, _, remote = run_script(source.format(""), daemon.address)
+    _, _, local = run_script(source.format(".local"), daemon.address)
+    marks = [re.findall(r"^ +[~^]+$", errors, re.MULTILINE)[-1] for errors in (remote, local)]
+    assert marks[0] == marks[1]
+    assert marks[0].strip() == "~~~~~~~~^~~"
+
+
 _REFUSED = """
 import sys, threading, time, plover
 plover.connect(sys.argv[1])

@@ -17,7 +17,7 @@ import pytest
 from plover import serialize
 from plover.bundles import collect
 from plover.errors import DeviceOutOfMemory, WorkerLost
-from plover.exceptions import pack_exception, unpack_exception
+from plover.exceptions import _line_table, pack_exception, unpack_exception
 
 
 def caught(function: Callable[[], Any]) -> BaseException:
@@ -303,6 +303,39 @@ class TestFrames:
         assert 'raise ValueError("deep")' in text_of(found)
         original = traceback.extract_tb(caught(outer).__traceback__)
         assert [f.lineno for f in traceback.extract_tb(found.__traceback__)] == [f.lineno for f in original]
+
+    def test_the_failing_expression_is_marked_as_python_marks_it_here(self) -> None:
+        zero, wide = 0, "é" * 200
+
+        def divide() -> Any:
+            return len("ééé"), 1 + (len(wide) / zero) + 2
+
+        def call() -> Any:
+            return (1, 2, 3), divide(), (4, 5, 6)
+
+        error = caught(call)
+        marked = [line for line in text_of(error).splitlines() if set(line.strip()) <= {"~", "^"}]
+        assert len(marked) >= 2
+        assert text_of(home(error)) == text_of(error)
+
+    def test_of_an_expression_of_several_lines_the_first_is_marked(self) -> None:
+        def fail() -> Any:
+            return 1 + max(
+                [],
+            )
+
+        line, marks, _ = text_of(home(caught(fail))).splitlines()[-3:]
+        assert line.strip() == "return 1 + max("
+        assert marks.strip() == "^" * len("max(")
+
+    def test_code_without_columns_has_no_marks(self) -> None:
+        scope: dict[str, Any] = {}
+        source = "def f(zero):\n    return (1 + 2) + 1 / zero\n"
+        linecache.cache["<no columns>"] = (len(source), None, source.splitlines(True), "<no columns>")
+        exec(compile(source, "<no columns>", "exec"), scope)
+        code = scope["f"].__code__
+        scope["f"].__code__ = code.replace(co_linetable=_line_table(code, 1, None))
+        assert "^" not in text_of(home(caught(lambda: scope["f"](0)))).rpartition("return")[2]
 
     def test_one_that_was_never_raised_has_no_frames(self) -> None:
         assert home(ValueError()).__traceback__ is None
