@@ -254,8 +254,13 @@ from plover.daemon import run
 logging.basicConfig(level=logging.INFO)
 run.ProcessLauncher = functools.partial(run.ProcessLauncher, python={_python_in(group, tmp_path)!r})
 """
-    with daemon(program=daemon_with(before, devices="simulated:1")) as running:
-        with plover.connect(running.address) as session, pytest.raises(plover.WorkerLost, match="killed it for memory"):
-            session.submit(_eater()).result(PATIENCE_S)
-        assert "ended: killed by signal 9 (SIGKILL) for memory" in running.log()
-    os.rmdir(group)
+    try:
+        with daemon(program=daemon_with(before, devices="simulated:1")) as running:
+            with (
+                plover.connect(running.address) as session,
+                pytest.raises(plover.WorkerLost, match="killed it for memory"),
+            ):
+                session.submit(_eater()).result(PATIENCE_S)
+            assert "ended: killed by signal 9 (SIGKILL) for memory" in running.log()
+    finally:
+        os.rmdir(group)
