@@ -41,7 +41,7 @@ def describe(
                 },
             )
         case c.TimedOut(phase="queue", limit_s=limit):
-            text = f"{call} waited longer than its queue_timeout of {limit:g} s: {_obstacle(outcome)}"
+            text = f"{call} waited longer than its queue_timeout of {limit:g} s: {_obstacle(outcome, worker)}"
             return "CallTimeout", text, {"phase": "queue", "limit_s": limit}
         case c.TimedOut(phase=phase, limit_s=limit):
             return (
@@ -67,7 +67,7 @@ def describe(
             assert_never(outcome)
 
 
-def _obstacle(outcome: c.TimedOut) -> str:
+def _obstacle(outcome: c.TimedOut, worker: str) -> str:
     match outcome.workers:
         case "busy":
             return "all workers were busy. Give it more time, a higher priority, or the host more devices"
@@ -80,6 +80,11 @@ def _obstacle(outcome: c.TimedOut) -> str:
             return (
                 f"no worker could be started ({outcome.failure.partition(chr(10))[0]}). It is tried again; see the "
                 "daemon's log, and mend what it says"
+            )
+        case "silent":
+            return (
+                f"it was sent to {worker}, which ended without beginning it ({outcome.failure}). Another worker takes its "
+                "place; make the call again"
             )
         case _:
             assert_never(outcome.workers)

@@ -44,6 +44,18 @@ def test_a_call_at_a_worker_that_was_stopped_runs_on_another() -> None:
         assert pid.options(timeout=30).submit().result(PATIENCE_S) != stopped
 
 
+def test_a_call_that_may_not_wait_so_long_at_a_stopped_worker_is_told_why() -> None:
+    patient = daemon_with(devices="simulated:1", worker_silent_s=3600.0, interrupt_grace_s=0.2)
+    with daemon(program=patient) as running, plover.connect(running.address):
+        os.kill(pid(), signal.SIGSTOP)
+        with pytest.raises(
+            plover.CallTimeout, match="has not begun it .is it stopped.*Another worker takes its place"
+        ) as caught:
+            pid.options(queue_timeout=1.0).submit().result(PATIENCE_S)
+        assert caught.value.phase == "queue"
+        assert pid() > 0
+
+
 @pytest.mark.parametrize("value", [0, 0x41, 0xFF])
 def test_a_call_that_overwrites_the_page_and_dies_runs_once(tmp_path: Path, value: int) -> None:
     tally = tmp_path / "tally"

@@ -97,10 +97,20 @@ class Attempts:
         if worker.state == "ready":
             move_worker(worker, "given_work")
             self._unfile(worker)
+            if worker.timer is not None and call.queue_timeout_s is not None:
+                worker.timer.rank = 0
+                worker.timer = None
             if worker.timer is None:  # else that of an earlier time rings first, and finds out
-                worker.timer = world.arm(now + world.limits.worker_silent_s, worker)
+                worker.timer = world.arm(now + self.silence_allowed_s(call), worker)
         self._hand_over(call, worker)
         return self.file_partial(worker)
+
+    def silence_allowed_s(self, call: Call) -> float:
+        """How long a worker may take to begin a call that it was sent: not longer than the call may wait."""
+        limits = self._world.limits
+        if call.queue_timeout_s is None:
+            return limits.worker_silent_s
+        return min(limits.worker_silent_s, max(limits.interrupt_grace_s, call.queue_timeout_s - call.waited_s))
 
     def _hand_over(self, call: Call, worker: Worker) -> None:
         function = call.flow.function
@@ -281,6 +291,8 @@ class Attempts:
     def _give_back(self, call: Call, lost: Lost, now: float) -> None:
         call.returns += 1
         call.waited_s += now - call.dispatched_at  # nothing but waiting, though not in line
+        if call.queue_timeout_s is not None and call.waited_s >= call.queue_timeout_s:
+            call.overdue = lost.reason
         if call.returns > RETURNS_ALLOWED:
             reason = f"{call.returns} workers ended before they had begun this call; the last: {lost.reason}"
             self._results.end(call, "lost", msgspec.structs.replace(lost, reason=reason), now)

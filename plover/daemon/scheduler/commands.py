@@ -30,12 +30,13 @@ class Lost(msgspec.Struct, frozen=True):
     unwell: str = ""
 
 
-Workers = Literal["busy", "starting", "failing"]
+Workers = Literal["busy", "starting", "failing", "silent"]
 
 
 class TimedOut(msgspec.Struct, frozen=True):
     """The call waited (`queue`) or ran (`run`) longer than it was allowed to. What it waited for: workers that were `busy`
-    with others, one that was still `starting`, or one that had been `failing` to start, as `failure` says.
+    with others, one that was still `starting`, one that had been `failing` to start, or one that was `silent`: it had the
+    call, and ended without beginning it. `failure` says of the last two how.
     """
 
     phase: Literal["queue", "run"]

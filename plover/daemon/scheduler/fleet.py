@@ -263,7 +263,7 @@ class Fleet:
             pass  # it was busy when this was armed
         elif worker.state == "busy":
             silent_since = max(worker.sent[0].dispatched_at, worker.finished_at)
-            due = silent_since + self._world.limits.worker_silent_s
+            due = silent_since + self._attempts.silence_allowed_s(worker.sent[0])
             if due <= now:
                 worker.page_wanted = True
                 self._world.commands.append(ReadPage(worker=worker.number))
@@ -280,7 +280,7 @@ class Fleet:
             return False
         worker.page_wanted = False
         _disarm(worker)
-        limit_s = self._world.limits.worker_silent_s
+        limit_s = self._attempts.silence_allowed_s(worker.sent[0])
         silent_since = max(worker.sent[0].dispatched_at, worker.finished_at, event.moved_at)
         if event.begun is None and silent_since + limit_s <= now:
             worker.unwell = f"it was sent a call {now - silent_since:.3g} s ago and has not begun it (is it stopped?)"

@@ -113,7 +113,10 @@ class Results:
         if was_queued:
             if reason == "waited_too_long":
                 assert isinstance(outcome, TimedOut)
-                outcome = TimedOut(outcome.phase, outcome.limit_s, *self._queues.obstacle(call.flow.demand))
+                workers, why = self._queues.obstacle(call.flow.demand)
+                if call.overdue:
+                    workers, why = "silent", call.overdue
+                outcome = TimedOut(outcome.phase, outcome.limit_s, workers, why)
             self._queues.remove(call)
         timer = call.timer
         if timer is not None:

@@ -75,6 +75,7 @@ class Call(msgspec.Struct, eq=False):
     warm: bool = False  # the last worker held the function before the last dispatch
     expected_s: float = 0.0  # its share of worker.expected_s; LONG_S unless its flow was short and its worker warm
     misses: int = 0  # PayloadMissed of the attempt under way
+    overdue: str = ""  # how a worker ended that kept it, without beginning it, for longer than it may wait
     ending: Literal["cancel", "timeout"] | None = None  # why a dispatched call is being stopped
     interrupted: bool = False  # InterruptCall was sent for the attempt under way
     page_wanted: bool = False  # ReadPage was sent for it and not answered yet

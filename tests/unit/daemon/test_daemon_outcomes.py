@@ -100,6 +100,8 @@ def test_a_call_that_waited_too_long() -> None:
 def test_what_a_call_that_waited_too_long_waited_for() -> None:
     assert "s: all workers were busy. Give it" in told(c.TimedOut("queue", 2.5))[1]
     assert "s: the worker was still starting. Give it" in told(c.TimedOut("queue", 2.5, "starting"))[1]
+    text = told(c.TimedOut("queue", 2.5, "silent", "worker 3 was ended by signal 9"))[1]
+    assert "which ended without beginning it (worker 3 was ended by signal 9). Another worker takes its place" in text
     text = told(c.TimedOut("queue", 2.5, "failing", "nest 3 did not start: no cupy\nTraceback"))[1]
     assert "s: no worker could be started (nest 3 did not start: no cupy). It is tried again" in text
 

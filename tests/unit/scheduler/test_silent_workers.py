@@ -116,8 +116,36 @@ def test_waiting_at_a_worker_that_never_began_counts_for_the_queue() -> None:
     at = desk()
     at.submit(queue_timeout_s=5.0)
     at.sent()
-    at.wait(10.0)
+    assert at.wait(4.9) == []
+    assert at.wait(0.1) == [cmd.ReadPage(worker=1)]  # it may not wait longer, so neither does who looks after it
     silent(at)
     at.die(1, signal=9)
     at.wait(0.0)
-    assert at.outcome() == cmd.TimedOut("queue", 5.0, "starting")
+    reason = "worker 1 was ended by signal 9; before, it was given up: it was sent a call 5 s ago and has not begun it"
+    assert at.outcome() == cmd.TimedOut("queue", 5.0, "silent", f"{reason} (is it stopped?)")
+
+
+def test_a_short_wait_gives_its_worker_a_moment_to_begin() -> None:
+    at = desk()
+    at.submit(queue_timeout_s=0.1)
+    at.sent()
+    assert at.wait(1.9) == []
+    assert at.wait(0.1) == [cmd.ReadPage(worker=1)]
+
+
+def test_a_worker_that_was_busy_before_is_looked_after_as_soon() -> None:
+    at = desk()
+    at.run()
+    at.submit(queue_timeout_s=3.0)
+    assert at.wait(2.9) == []
+    assert at.wait(0.1) == [cmd.ReadPage(worker=1)]
+
+
+def test_a_call_that_may_wait_longer_goes_to_another_and_says_then_what_that_does() -> None:
+    at = desk()
+    at.submit(queue_timeout_s=30.0)
+    at.wait(10.0)
+    silent(at)
+    at.die(1, signal=9)
+    at.wait(20.0)
+    assert at.outcome() == cmd.TimedOut("queue", 30.0, "starting")
