@@ -147,7 +147,7 @@ class AccessDenied(PloverError):
 
 
 class PayloadTooLarge(PloverError):
-    """A function, its arguments or its result is larger than the limit."""
+    """A function, its arguments, its result or its modules are larger than the limit, which the message names."""
 
     size_bytes: int | None
     limit_bytes: int | None
@@ -163,3 +163,15 @@ class WireError(PloverError):
     """Bytes that are not a message of this protocol; ``fault`` says whose they were."""
 
     fault: str | None  #: which side sent them: ``client``, ``daemon``, ``worker`` or ``zygote``
+
+
+#: What to do about each of what may be beyond a limit of the daemon's.
+IN_PIECES = "send it in pieces, a call each, or let the function read it from a file that the worker sees"
+AS_ARGUMENTS = "pass captured data as arguments, or let the function read it from a file that the worker sees"
+BACK_IN_PIECES = "return less, or in pieces, a call each, or write it to a file that both sides see"
+OUT_OF_PACKAGES = "move data out of the packages, or install them in the worker's environment"
+
+
+def beyond_limit(what: str, size_bytes: int, setting: str, limit_bytes: int, advice: str) -> str:
+    """The text of a `PayloadTooLarge` about a limit of the daemon's, by the name that `plover doctor` has for it."""
+    return f"{what}: {size_bytes:,} bytes, and the daemon's limit {setting} is {limit_bytes:,}; {advice}"

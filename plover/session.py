@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plover import addresses, profiles, segments, serialize
+from plover import addresses, errors, profiles, segments, serialize
 from plover.bundles.needed import needed
 from plover.errors import DaemonLost, PayloadTooLarge, PloverError, VersionMismatch
 from plover.profiles import Target
@@ -262,10 +262,11 @@ class Session:
         for buffer in buffers:
             size += buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
         if size > welcome.payload_limit_bytes:
-            raise _too_large("the arguments", payload.name, size, welcome.payload_limit_bytes, "send less at a time")
+            what, limit = f"the arguments of this call of {payload.name}", welcome.payload_limit_bytes
+            raise _too_large(what, size, "payload_bytes", limit, errors.IN_PIECES)
         if payload.size_bytes > welcome.function_limit_bytes:
-            advice = "pass captured data as arguments"
-            raise _too_large("the function", payload.name, payload.size_bytes, welcome.function_limit_bytes, advice)
+            what, limit = f"the function {payload.name} with what it captures", welcome.function_limit_bytes
+            raise _too_large(what, payload.size_bytes, "function_bytes", limit, errors.AS_ARGUMENTS)
 
 
 def _has_gone(connection: Connection) -> bool:
@@ -275,12 +276,9 @@ def _has_gone(connection: Connection) -> bool:
     return not addresses.is_alive(addresses.socket_path(connection.address))
 
 
-def _too_large(what: str, name: str, size: int, limit: int, advice: str) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"{what} of this call of {name} are {size} bytes, and the daemon's limit is {limit}; {advice}",
-        size_bytes=size,
-        limit_bytes=limit,
-    )
+def _too_large(what: str, size: int, setting: str, limit: int, advice: str) -> PayloadTooLarge:
+    text = errors.beyond_limit(what, size, setting, limit, advice)
+    return PayloadTooLarge(text, size_bytes=size, limit_bytes=limit)
 
 
 def remote(function: Any) -> Any:

@@ -16,7 +16,13 @@ from tests.support.daemons import Daemon, Fifo
 def _no_daemon_of_the_users() -> Iterator[None]:
     """Tests never talk to a daemon that happens to run on this machine."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="plv-") as directory:
-        for name in ("PLOVER_ADDRESS", "PLOVER_EMBEDDED_ADDRESS", "PLOVER_DEVICES", "PLOVER_REQUIRE_GPU"):
+        for name in (
+            "PLOVER_ADDRESS",
+            "PLOVER_EMBEDDED_ADDRESS",
+            "PLOVER_DEVICES",
+            "PLOVER_REQUIRE_GPU",
+            "PLOVER_SAID_SIMULATED",
+        ):
             patch.delenv(name, raising=False)
         patch.setenv("XDG_RUNTIME_DIR", directory)
         patch.setenv("XDG_CONFIG_HOME", str(Path(directory) / "config"))

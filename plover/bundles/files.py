@@ -92,8 +92,8 @@ class Budget:
         self._seen += entries
         if self._seen > self.limit_files:
             raise PayloadTooLarge(
-                f"the module at {root} has more than {self.limit_files} files in its directory, and all of them would "
-                "travel: move data and results out of it, or install the module in the worker's environment",
+                f"the module at {root} has more than {self.limit_files} files in its directory, a client's limit, and all of "
+                "them would travel: move data and results out of it, or install the module in the worker's environment",
                 size_bytes=None,
                 limit_bytes=self.limit_bytes,
             )
@@ -105,7 +105,7 @@ class Budget:
             largest = sorted(files.values(), reverse=True)[:3]
             named = ", ".join(f"{os.path.normpath(entry[4])} ({_mebibytes(entry[0])})" for entry in largest)
             raise PayloadTooLarge(
-                f"{what} would send {_mebibytes(size)} of files, and the limit for an author's modules is "
+                f"{what} would send {_mebibytes(size)} of files, and a client's limit for an author's modules is "
                 f"{_mebibytes(self.limit_bytes)}. The largest: {named}. Move data out of the package and pass it as an "
                 "argument, or install the module in the worker's environment",
                 size_bytes=size,
@@ -113,8 +113,8 @@ class Budget:
             )
         if len(files) > self.limit_files:
             raise PayloadTooLarge(
-                f"{what} would send {len(files)} files, and the limit for an author's modules is {self.limit_files}: move "
-                "data out of the packages, or install them in the worker's environment",
+                f"{what} would send {len(files)} files, and a client's limit for an author's modules is {self.limit_files}: "
+                "move data out of the packages, or install them in the worker's environment",
                 size_bytes=size,
                 limit_bytes=self.limit_bytes,
             )

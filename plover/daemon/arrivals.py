@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from plover import errors
 from plover.daemon import modules
 from plover.daemon.calls import CallRecord, CallRecords
 from plover.daemon.config import DaemonLimits
@@ -37,6 +38,12 @@ log = logging.getLogger("plover.daemon")
 
 #: A worker that has so many calls before it is not idle soon.
 _AHEAD = 8
+#: What is told about each limit on sizes.
+_ADVICE = {
+    "payload_bytes": errors.IN_PIECES,
+    "function_bytes": errors.AS_ARGUMENTS,
+    "bundles_bytes": errors.OUT_OF_PACKAGES,
+}
 
 
 class Arrivals:
@@ -230,7 +237,7 @@ class Arrivals:
         limits, options = self._limits, submit.options
         size = codec.size_bytes(submit.arguments)
         if size > limits.payload_bytes:
-            self._reject_too_large(routing_id, submit, "arguments", size, limits.payload_bytes)
+            self._reject_too_large(routing_id, submit, "arguments", size, "payload_bytes")
             return
         call = CallRecord(peer.tenant, peer.client, submit, incoming.pieces(submit.arguments))
         try:
@@ -242,7 +249,7 @@ class Arrivals:
         if submit.payload is not None:
             function_size = codec.size_bytes(submit.payload)
             if function_size > limits.function_bytes:
-                self._reject_too_large(routing_id, submit, "function", function_size, limits.function_bytes)
+                self._reject_too_large(routing_id, submit, "function", function_size, "function_bytes")
                 return
             self._functions.put(peer.tenant, submit.function, incoming.take(submit.payload), function_size)
         elif not self._functions.holds(peer.tenant, submit.function):
@@ -275,9 +282,9 @@ class Arrivals:
     ) -> bool:
         """Keep the bundles that came along. If not all are here then, the client is told, and False."""
         assert submit.modules is not None
-        size, limit = modules.size_bytes(submit.bundles), self._limits.bundles_bytes
-        if size > limit:
-            self._reject_too_large(routing_id, submit, "modules", size, limit)
+        size = modules.size_bytes(submit.bundles)
+        if size > self._limits.bundles_bytes:
+            self._reject_too_large(routing_id, submit, "modules", size, "bundles_bytes")
             return False
         modules.keep(self._functions, tenant, incoming, submit.bundles)
         missing = modules.missing(self._functions, tenant, submit.modules)
@@ -285,8 +292,12 @@ class Arrivals:
             self._post.send(routing_id, m.PayloadWanted(submit.submission, b"", missing))
         return not missing
 
-    def _reject_too_large(self, routing_id: bytes, submit: m.Submit, what: str, size: int, limit: int) -> None:
-        reason = f"{submit.name}: its {what} of {size} bytes are more than the daemon's limit of {limit}"
+    def _reject_too_large(self, routing_id: bytes, submit: m.Submit, what: str, size: int, setting: str) -> None:
+        """Clients know these limits and refuse first, but for those that are made otherwise."""
+        limit = getattr(self._limits, setting)
+        reason = errors.beyond_limit(
+            f"the {what} of this call of {submit.name}", size, setting, limit, _ADVICE[setting]
+        )
         self._post.reject(routing_id, "PayloadTooLarge", reason, kind="too large", submission=submit.submission)
 
     # -- workers --------------------------------------------------------------------------------------------------------

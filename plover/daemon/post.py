@@ -108,7 +108,10 @@ class Post:
                 reason = "this connection took the routing id of another one, which had shaken hands"
                 self.reject(routing_id, "AccessDenied", reason, kind="taken routing id")
             except sockets.Oversized as error:
-                reason = f"{error} is more than this daemon takes: {self._limit} bytes in {codec.FRAMES_LIMIT} frames"
+                reason = (
+                    f"{error} is more than this daemon takes at once, {self._limit:,} bytes in {codec.FRAMES_LIMIT:,} "
+                    "frames: send less in a call"
+                )
                 self.reject(error.routing_id, "PayloadTooLarge", reason, kind="too large")
 
     def has_more(self) -> bool:

@@ -36,7 +36,7 @@ class Oversized(Exception):
     """A message that is not taken: whose, of how many bytes in how many frames."""
 
     def __init__(self, routing_id: bytes, size_bytes: int, frames: int) -> None:
-        super().__init__(f"a message of {size_bytes} bytes in {frames} frames")
+        super().__init__(f"a message of {size_bytes:,} bytes in {frames:,} frames")
         self.routing_id = routing_id
 
 

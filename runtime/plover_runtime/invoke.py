@@ -17,7 +17,14 @@ from typing import Any, Literal
 
 import plover
 from plover import context, serialize
-from plover.errors import DeviceError, DeviceOutOfMemory, PayloadTooLarge, PloverError
+from plover.errors import (
+    BACK_IN_PIECES,
+    DeviceError,
+    DeviceOutOfMemory,
+    PayloadTooLarge,
+    PloverError,
+    beyond_limit,
+)
 from plover.exceptions import pack_exception
 from plover.segments import Out
 from plover.wire import codec
@@ -184,8 +191,9 @@ class Invoker:
         size = sum(buffer.nbytes if isinstance(buffer, memoryview) else len(buffer) for buffer in packed)
         if size > self._limit:
             raise PayloadTooLarge(
-                f"the result of {run.name} ({run.call_id}) is {size} bytes, and the daemon's limit is {self._limit}: "
-                "return less, or write it to a file that both sides see",
+                beyond_limit(
+                    f"the result of {run.name} ({run.call_id})", size, "payload_bytes", self._limit, BACK_IN_PIECES
+                ),
                 size_bytes=size,
                 limit_bytes=self._limit,
             )

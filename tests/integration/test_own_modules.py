@@ -283,7 +283,7 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], str, str, str]] = {
         {"big/__init__.py": "def f(): pass"},
         "with open(os.path.join(sys.path[0], 'big', 'data.bin'), 'wb') as file: file.truncate(65 << 20)\nfrom big import f",
         "PayloadTooLarge",
-        "65.0 MiB of files, and the limit for an author's modules is 64.0 MiB. The largest: ",
+        "65.0 MiB of files, and a client's limit for an author's modules is 64.0 MiB. The largest: ",
     ),
     "without source": (
         {"bare.py": "def f(): pass"},

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import pytest
 
-from plover import gpu_function
+from plover import gpu_function, serialize
 from tests.support.daemons import Daemon, run_script
 
 _FUNCTIONS = """
@@ -162,6 +165,14 @@ def by_name(x: int) -> int:
 class TestByName:
     def test_a_module_level_function_is_found_as_itself(self) -> None:
         assert pickle.loads(pickle.dumps(by_name)) is by_name
+        assert cloudpickle.loads(cloudpickle.dumps(by_name)) is by_name
+
+    def test_plovers_own_serializer_sends_its_value_and_so_does_cloudpickle_where_it_is_asked_to(self) -> None:
+        for found in (serialize.unpack(serialize.pack(by_name)), _registered(by_name)):
+            assert type(found) is type(by_name)
+            assert found is not by_name
+            assert found.local is not by_name.local
+            assert found.local(3) == 3
 
     def test_one_that_has_no_name_there_is_refused_as_any_function(self) -> None:
         @gpu_function
@@ -178,3 +189,13 @@ class TestByName:
 
 
 _by_name = by_name
+
+
+def _registered(function: Any) -> Any:
+    """What another process makes of it where its module was registered with cloudpickle to go by value."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return pickle.loads(cloudpickle.dumps(function))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)

@@ -268,3 +268,29 @@ def test_the_receipt_of_a_call_that_fails_has_its_times() -> None:
         assert 0.2 <= receipt.run_s < PATIENCE_S
         assert 0 <= receipt.load_s < PATIENCE_S
         assert 0 <= receipt.transfer_s < PATIENCE_S
+
+
+def test_a_scalar_of_cupy_is_an_array_of_no_dimension() -> None:
+    @gpu_function
+    def total(x: Any) -> Any:
+        import cupy as cp
+
+        return cp.sum(cp.asarray(x))
+
+    got = total(np.arange(4.0))
+    assert (type(got), got.shape, got.item(), float(got)) == (np.ndarray, (), 6.0, 6.0)
+
+
+def test_as_out_only_a_born_array_is_filled_and_what_is_returned_is_a_copy() -> None:
+    @gpu_function
+    def fill(x: Any, out: Any = None) -> Any:
+        out[:] = x
+        return out
+
+    plain, born = np.zeros(4), plover.zeros(4)
+    for out, filled in ((plain, 0), (born, 7)):
+        got = fill(7, out=out)
+        assert out.tolist() == [filled] * 4
+        assert got.tolist() == [7] * 4
+        assert not np.shares_memory(got, out)
+        assert got.flags.writeable

@@ -177,7 +177,10 @@ def test_bundles_beyond_the_limit_are_refused(daemon: Daemon) -> None:
         )
         rejected = peer.hear()
         assert (rejected.error, rejected.submission) == ("PayloadTooLarge", 1)
-        assert rejected.reason == f"f: its modules of {len(large)} bytes are more than the daemon's limit of {80 << 20}"
+        assert rejected.reason == (
+            f"the modules of this call of f: {len(large):,} bytes, and the daemon's limit bundles_bytes is {80 << 20:,}; "
+            "move data out of the packages, or install them in the worker's environment"
+        )
 
 
 def test_a_client_cannot_reach_anothers_calls(daemon: Daemon) -> None:

@@ -288,7 +288,7 @@ class TestLimits:
         client.put({"a.py": "import b", "b/__init__.py": "", "b/c.py": ""})
         client.bundler = client.another(limit_files=2)
         with pytest.raises(
-            PayloadTooLarge, match="would send 3 files, and the limit for an author's modules is 2: move"
+            PayloadTooLarge, match="would send 3 files, and a client's limit for an author's modules is 2: move"
         ):
             client.collect("a")
 

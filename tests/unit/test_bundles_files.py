@@ -230,7 +230,9 @@ class TestLimits:
         with pytest.raises(PayloadTooLarge) as caught:
             tree.look(0.0)
         text = str(caught.value)
-        assert text.startswith("the module 'pkg' would send 0.0 MiB of files, and the limit for an author's modules is")
+        assert text.startswith(
+            "the module 'pkg' would send 0.0 MiB of files, and a client's limit for an author's modules is"
+        )
         largest = [f"{tmp_path / 'pkg' / name}.bin" for name in "abc"]
         assert [text.index(path) for path in largest] == sorted(text.index(path) for path in largest)
         assert "d.bin" not in text

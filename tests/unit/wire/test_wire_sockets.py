@@ -98,7 +98,7 @@ def test_a_message_beyond_the_limits_is_read_to_its_end_and_thrown_away(context:
         sockets.send(dealer, [b"the next"])
         assert sockets.poll(router, [], 1000) == [router]
         with pytest.raises(
-            sockets.Oversized, match=f"of {sum(map(len, frames))} bytes in {len(frames)} frames"
+            sockets.Oversized, match=f"of {sum(map(len, frames)):,} bytes in {len(frames):,} frames"
         ) as caught:
             sockets.receive_with_identity(router, 1000, 10)
         assert caught.value.routing_id == b"peer"
