@@ -130,7 +130,7 @@ class TestDispatchers:
             {"opt": False},
             {"of_a_later_numba": "something"},
         ],
-        ids=str,
+        ids=", ".join,
     )
     def test_every_option_travels(self, options: dict[str, Any]) -> None:
         def add(x: Any) -> None:
