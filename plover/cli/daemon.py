@@ -185,9 +185,10 @@ def _let_go_on(target: Target) -> None:
     if not target.address.startswith("ipc://"):
         return
     pid = addresses.listener(addresses.socket_path(target.address))
-    if pid and silence.is_stopped(pid):
-        print(f"plover: daemon {pid} was stopped (SIGSTOP, Ctrl-Z); it goes on, so that it can end", flush=True)
-        os.kill(pid, signal.SIGCONT)
+    if pid:
+        if silence.is_stopped(pid):
+            print(f"plover: daemon {pid} was stopped (SIGSTOP, Ctrl-Z); it goes on, so that it can end", flush=True)
+        os.kill(pid, signal.SIGCONT)  # in any case: it may be about to stop
 
 
 def _has_ended(target: Target, pidfd: int | None) -> bool:

@@ -10,6 +10,7 @@ import plover
 from plover import gpu_function
 from plover.client import conversation
 from plover.client.connection import Connection
+from tests.support.blocking import blocker
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo, daemon
 from tests.support.daemons import plover as command
 from tests.support.fake_daemon import wait_until
@@ -21,12 +22,7 @@ def seven() -> int:
     return 7
 
 
-@gpu_function
-def wait(begun: str, gate: str) -> str:
-    with open(begun, "w") as fifo:
-        fifo.write("begun\n")
-    with open(gate) as fifo:
-        return fifo.readline()
+wait = blocker()
 
 
 def _wait_until_noticed(connection: Connection) -> None:

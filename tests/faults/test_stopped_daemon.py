@@ -12,8 +12,9 @@ import pytest
 
 import plover
 from plover import gpu_function
-from plover.client import attention, conversation
+from plover.client import attention, conversation, silence
 from plover.client.connection import Connection
+from tests.support.blocking import blocker
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo, daemon
 from tests.support.daemons import plover as command
 from tests.support.fake_daemon import wait_until
@@ -41,12 +42,7 @@ def _wait_for_probe(connection: Connection) -> None:
     wait_until(lambda: connection._line.talk._attention.due() is not None, "a question over another connection")
 
 
-@gpu_function
-def wait(begun: str, gate: str) -> str:
-    with open(begun, "w") as fifo:
-        fifo.write("begun\n")
-    with open(gate) as fifo:
-        return fifo.readline()
+wait = blocker()
 
 
 def test_calls_at_a_daemon_that_is_stopped_end_with_the_reason(fifos: list[Fifo]) -> None:
@@ -61,7 +57,7 @@ def test_calls_at_a_daemon_that_is_stopped_end_with_the_reason(fifos: list[Fifo]
                     future.result(PATIENCE_S)
                 said = str(caught.value)
                 assert said.startswith(
-                    f"wait ({future.call_id}) has no outcome: no daemon answered at {running.address}"
+                    f"blocker.<locals>.block ({future.call_id}) has no outcome: no daemon answered at {running.address}"
                 )
                 assert f"is stopped (SIGSTOP, Ctrl-Z or a debugger): `kill -CONT {running.pid}` lets it go on" in said
                 assert said.endswith("Whether its pending calls ran is not known")
@@ -72,6 +68,7 @@ def test_calls_at_a_daemon_that_is_stopped_end_with_the_reason(fifos: list[Fifo]
 def test_one_that_is_stopped_goes_on_to_end(verb: str) -> None:
     with daemon() as running:
         os.kill(running.pid, signal.SIGSTOP)
+        wait_until(lambda: silence.is_stopped(running.pid), "the daemon stops")
         code, out, errors = command(verb, "--address", running.address)
         assert (code, errors) == (0, "")
         assert out.startswith(

@@ -21,22 +21,12 @@ import plover
 from plover import gpu_function
 from plover.wire import codec
 from plover.wire import messages as m
+from tests.support.blocking import blocker
 from tests.support.daemons import PATIENCE_S, Daemon, Fifo, RawPeer, daemon, run_script
 
 pytestmark = pytest.mark.usefixtures("session")
 
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def _blocker() -> Any:
-    @gpu_function
-    def block(begun: str, gate: str) -> str:
-        with open(begun, "w") as fifo:
-            fifo.write("begun\n")
-        with open(gate) as fifo:
-            return fifo.readline()
-
-    return block
 
 
 def _works() -> bool:
@@ -261,7 +251,7 @@ def test_waiting_past_the_queue_timeout_is_told_and_the_call_never_runs(fifos: l
     def touch() -> None:
         open(ran, "w").close()
 
-    running = _blocker().submit(fifos[0].path, fifos[1].path)
+    running = blocker().submit(fifos[0].path, fifos[1].path)
     fifos[0].wait()
     error = touch.submit().exception(PATIENCE_S)
     assert isinstance(error, plover.CallTimeout)
@@ -288,7 +278,7 @@ def test_cancelling_what_waits_and_what_runs(fifos: list[Fifo], tmp_path: Path) 
     def touch() -> None:
         open(ran, "w").close()
 
-    running = _blocker().submit(fifos[0].path, fifos[1].path)
+    running = blocker().submit(fifos[0].path, fifos[1].path)
     fifos[0].wait()
     waiting = touch.submit()
     for future, tier in ((waiting, "queue"), (running, "interrupt")):
@@ -336,7 +326,7 @@ def test_a_call_that_is_done_cannot_be_cancelled() -> None:
 
 
 def test_cancelling_a_task_cancels_its_call(fifos: list[Fifo]) -> None:
-    block = _blocker()
+    block = blocker()
 
     async def main() -> None:
         task = asyncio.ensure_future(block.aio(fifos[0].path, fifos[1].path))
@@ -400,7 +390,7 @@ def test_a_result_that_cannot_travel_is_an_error_of_the_call() -> None:
 
 @pytest.mark.parametrize("options", [{"gpu": "H100"}, {"gpu": True}, {"gpu": 2}, {"require_gpu": True}])
 def test_asking_for_a_gpu_where_all_is_simulated_is_refused_at_once(options: dict[str, Any], fifos: list[Fifo]) -> None:
-    running = _blocker().submit(fifos[0].path, fifos[1].path)
+    running = blocker().submit(fifos[0].path, fifos[1].path)
     fifos[0].wait()
     error = gpu_function(**options)(lambda: 1).submit().exception(PATIENCE_S)  # while the only device is busy
     assert isinstance(error, plover.NoCapacity)
@@ -441,7 +431,7 @@ serve(
 
 def test_a_full_queue_refuses_and_the_rest_goes_on(fifos: list[Fifo]) -> None:
     with daemon(program=_SMALL) as small, plover.connect(small.address):
-        running = _blocker().submit(fifos[0].path, fifos[1].path)
+        running = blocker().submit(fifos[0].path, fifos[1].path)
         fifos[0].wait()
         same = gpu_function(lambda x: x)
         futures = [same.submit(number) for number in range(5)]
